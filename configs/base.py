@@ -1,0 +1,208 @@
+"""What the configs are small differences from: every field, unset.
+
+An unset field (None) takes the library's default, or in `model` the preset's value. It is here so
+that it has a type and can be given on the command line: --config.model.layers=2.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+MODEL = {
+  "preset": str,
+  "vocab": int,
+  "d_model": int,
+  "layers": int,
+  "heads": int,
+  "dense_ff": int,
+  "attention": {
+    "kv_latent": int,
+    "nope_dim": int,
+    "rope_dim": int,
+    "v_dim": int,
+    "q_latent": int,
+    "kv_heads": int,
+    "head_dim": int,
+    "qkv_bias": bool,
+  },
+  "moe": {
+    "experts": int,
+    "top_k": int,
+    "expert_ff": int,
+    "shared": int,
+    "dense_layers": int,
+    "groups": int,
+    "top_groups": int,
+    "scoring": str,
+    "group_score": str,
+    "selection_bias": bool,
+    "normalize": bool,
+    "scale": float,
+  },
+  "mtp_depth": int,
+  "rope": {
+    "theta": float,
+    "scaling": str,
+    "factor": float,
+    "original_context": int,
+    "beta_fast": float,
+    "beta_slow": float,
+    "mscale": float,
+    "mscale_all_dim": float,
+    "low_freq_factor": float,
+    "high_freq_factor": float,
+  },
+  "norm_eps": float,
+  "tied": bool,
+  "max_context": int,
+  "init_std": float,
+}
+COMPUTE = {"dtype": str, "remat": str, "attention_block": int, "dispatch": str}
+OPTIMIZER = {
+  "beta1": float,
+  "beta2": float,
+  "epsilon": float,
+  "weight_decay": float,
+  "clip_norm": float,
+  "moment_dtype": str,
+  "ema_decay": float,
+}
+COSINE = {
+  "peak": float,
+  "warmup": int,
+  "final": float,
+  "speed": float,
+  "still_after": float,
+  "mtp": tuple,
+  "mtp_after": float,
+}
+LOOP = {
+  "steps": int,
+  "checkpoint_every": int,
+  "keep": int,
+  "log_every": int,
+  "spike_factor": float,
+  "progress_seconds": float,
+  "profile_steps": str,
+}
+DATA = {
+  "source": str,
+  "path": str,
+  "task": str,
+  "tokenizer": str,
+  "batch": int,
+  "length": int,
+  "packing": str,
+  "loss": str,
+  "fim_rate": float,
+  "epochs": int,
+  "seed": int,
+  "split": str,
+  "text_field": str,
+  "prompt_field": str,
+}
+MESH = {"data": int, "fsdp": int, "expert": int, "tensor": int}
+PRETRAIN = {
+  "model": MODEL,
+  "schedule": COSINE,
+  "train": LOOP,
+  "data": DATA,
+  "optimizer": OPTIMIZER,
+  "compute": COMPUTE,
+  "mesh": MESH,
+  "micro_batches": int,
+  "balance_weight": float,
+  "loss_chunk": int,
+  "seed": int,
+  "init": str,
+}
+REJECTION = {
+  "prompts": int,
+  "group": int,
+  "keep": int,
+  "max_new": int,
+  "temperature": float,
+  "template": str,
+  "language": float,
+  "repeated": float,
+}
+DISTILL = {
+  **PRETRAIN,
+  "teacher": str,
+  "traces": REJECTION,
+  "mix": float,
+  "temperature": float,
+  "engine_batch": int,
+}
+RL = {
+  "rollout": {
+    "prompts": int,
+    "group": int,
+    "max_new": int,
+    "temperature": float,
+    "updates": int,
+    "rows": int,
+    "width": int,
+    "template": str,
+    "reward": {"correct": float, "format": float, "language": float},
+    "advantage": {"scale": str, "truncated": str, "normalisation": str},
+  },
+  "epochs": int,
+  "ratio_level": str,
+  "clip_low": float,
+  "clip_high": float,
+  "kl": str,
+  "kl_weight": float,
+  "reference_every": int,
+  "peak": float,
+  "final": float,
+  "warmup": int,
+  "bias_speed": float,
+  "mtp_weight": float,
+  "balance_weight": float,
+}
+GRPO = {
+  "model": MODEL,
+  "rl": RL,
+  "train": LOOP,
+  "task": str,
+  "tokenizer": str,
+  "optimizer": OPTIMIZER,
+  "compute": COMPUTE,
+  "mesh": MESH,
+  "engine_batch": int,
+  "loss_chunk": int,
+  "seed": int,
+  "init": str,
+}
+
+
+def unset(fields: dict[str, Any]) -> ConfigDict:
+  """A ConfigDict with a typed, empty place for each field."""
+  return ConfigDict(
+    {
+      name: unset(kind) if isinstance(kind, dict) else config_dict.placeholder(kind)
+      for name, kind in fields.items()
+    }
+  )
+
+
+def pretrain(**changes: Any) -> ConfigDict:
+  """A pre-training or fine-tuning config with some fields set."""
+  config = unset(PRETRAIN)
+  config.update(changes)
+  return config
+
+
+def distill(**changes: Any) -> ConfigDict:
+  """A distillation config with some fields set."""
+  config = unset(DISTILL)
+  config.update(changes)
+  return config
+
+
+def grpo(**changes: Any) -> ConfigDict:
+  """A reinforcement config with some fields set."""
+  config = unset(GRPO)
+  config.update(changes)
+  return config

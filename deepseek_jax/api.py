@@ -1,0 +1,189 @@
+"""What a notebook uses: load a trained model, ask it for logits, let it write, export it.
+
+import deepseek_jax as ds
+model = ds.load("runs/r1")             # a workdir, or a Hugging Face directory
+model.generate("What is 3 + 4 * 2?", max_new=64)
+model.logits(tokens_BT)                # float32 [B, T, V]
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deepseek_jax.config import ComputeConfig, ConfigError, ModelConfig, from_dict, require
+from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
+from deepseek_jax.decode.engine import SamplingParams, StaticEngine
+from deepseek_jax.decode.sampling import sample_keys
+from deepseek_jax.evaluate import charts
+from deepseek_jax.hub.safetensors import is_pretrained, save_pretrained
+from deepseek_jax.model import transformer
+from deepseek_jax.recipe.graph import GRAPH, Node
+from deepseek_jax.recipe.job import r1_config
+from deepseek_jax.recipe.job import run_r1 as _run_r1
+from deepseek_jax.recipe.view import Picture, RunView, read_run
+from deepseek_jax.train.checkpoint import load_weights
+from deepseek_jax.train.start import load_start
+from deepseek_jax.train.workdir import read_config
+from deepseek_jax.types import Params, Weights
+
+__all__ = ["Model", "expert_chart", "load", "read_run", "run_r1"]
+
+_LARGEST_BATCH = 64  # prompts sampled at once
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+  """A trained model with its tokenizer, if it has one."""
+
+  config: ModelConfig
+  weights: Weights
+  tokenizer: Tokenizer | None = None
+  compute: ComputeConfig = ComputeConfig()
+
+  @property
+  def params(self) -> Params:
+    """The parameters: a nested dict of arrays whose names end in their axes."""
+    return self.weights.params
+
+  @property
+  def transformer(self) -> transformer.Transformer:
+    """The module that computes with `weights`; see `model.transformer.forward`."""
+    return transformer.Transformer(self.config, self.compute)
+
+  def logits(self, tokens_BT: Any) -> np.ndarray:
+    """Float32 logits [B, T, V] of whole rows of tokens; compiles once per shape."""
+    tokens_BT = np.asarray(tokens_BT)
+    require(
+      tokens_BT.ndim == 2 and np.issubdtype(tokens_BT.dtype, np.integer) and tokens_BT.size > 0,
+      f"tokens have shape {tokens_BT.shape} and type {tokens_BT.dtype}; give integers [B, T].",
+    )
+    require(
+      tokens_BT.min() >= 0 and tokens_BT.max() < self.config.vocab,
+      f"a token lies outside the model's vocabulary of {self.config.vocab}.",
+    )
+    require(
+      tokens_BT.shape[1] <= self.config.max_context,
+      f"rows have {tokens_BT.shape[1]} tokens; the model's context is {self.config.max_context}.",
+    )
+    return np.asarray(_compiled_logits(self.transformer)(self.weights, tokens_BT.astype(np.int32)))
+
+  def generate(
+    self,
+    prompts: str | Sequence[str] | Sequence[Sequence[int]],
+    max_new: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+  ) -> Any:
+    """What the model writes after each prompt, until its end token or `max_new` tokens.
+
+    A text gives a text, a list of texts a list of texts, a list of lists of token ids a list of
+    lists of token ids. Greedy unless `temperature` is set; a sample depends on `seed` and on its
+    prompt and place in the list, not on the prompts beside it.
+    """
+    if isinstance(prompts, str):
+      return self.generate([prompts], max_new, temperature, top_p, seed)[0]
+    if len(prompts) == 0:
+      return []
+    texts = isinstance(prompts[0], str)
+    tokens = [self._encode(p) if isinstance(p, str) else list(p) for p in prompts]
+    batch = min(1 << (len(prompts) - 1).bit_length(), _LARGEST_BATCH)
+    stop = () if self.tokenizer is None else (self.tokenizer.eos_id,)
+    params = SamplingParams(max_new, float(temperature), float(top_p), stop)
+    places = np.arange(len(prompts))
+    keys_B = sample_keys(seed, 0, places, 0 * places)
+    engine = StaticEngine(self.transformer, batch)
+    samples = engine.generate(self.weights, tokens, params, keys_B)
+    answers = [samples.answer(i) for i in range(len(samples))]
+    if not texts:
+      return answers
+    assert self.tokenizer is not None
+    return [self.tokenizer.decode(answer) for answer in answers]
+
+  def expert_load(self, texts: Sequence[str]) -> np.ndarray:
+    """How many tokens of the texts each expert gets, [expert layers, E].
+
+    ConfigError for a model without experts.
+    """
+    require(self.config.moe is not None, "the model has no experts to load.")
+    rows = [self._encode(text) for text in texts]
+    width = max(map(len, rows))
+    tokens_BT = np.array([row + [0] * (width - len(row)) for row in rows], np.int32)
+    segments_BT = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows], np.int32)
+    positions_BT = np.broadcast_to(np.arange(width, dtype=np.int32), tokens_BT.shape)
+    span = (jnp.asarray(positions_BT), jnp.asarray(segments_BT))
+    out = transformer.forward(self.transformer, self.weights, jnp.asarray(tokens_BT), *span)
+    return np.asarray(out.routing.load_LE)
+
+  def save(self, directory: str | os.PathLike[str], dtype: str = "float32") -> None:
+    """Writes a Hugging Face directory; see `hub.safetensors.save_pretrained`."""
+    save_pretrained(directory, self.config, self.weights, self.tokenizer, dtype)
+
+  def _encode(self, prompt: str) -> list[int]:
+    require(self.tokenizer is not None, "the model has no tokenizer; give prompts as token ids.")
+    assert self.tokenizer is not None
+    bos = self.tokenizer.bos_id
+    return ([] if bos is None else [bos]) + self.tokenizer.encode(prompt)
+
+
+def load(
+  path: str | os.PathLike[str], stage: str = "", compute: ComputeConfig | None = None
+) -> Model:
+  """The model in a workdir or a Hugging Face directory, in float32.
+
+  Of the R1 recipe's workdir it is that of `stage`, without which it is r1, or while that is not
+  finished the last finished stage of the same model. `compute` changes how it is run.
+
+  Raises:
+    ConfigError: there is no such directory, it holds no model yet, or not what it should hold.
+  """
+  folder = Path(path)
+  compute = compute or ComputeConfig()
+  recipe = folder.is_dir() and not is_pretrained(folder) and "teacher" in read_config(folder)
+  if not recipe:
+    require(not stage, f"{folder} holds one model, not stages; leave out stage {stage!r}.")
+    config, weights, tokenizer = load_start(folder)
+    return Model(config, jax.device_put(weights), tokenizer, compute)
+  values = read_config(folder)
+  node = _finished_stage(folder, stage)
+  config = from_dict(ModelConfig, values[node.model], f"{folder}: {node.model}")
+  weights = jax.device_put(load_weights(folder / "checkpoints" / node.stage))
+  return Model(config, weights, load_tokenizer(values["tokenizer"]), compute)
+
+
+def _finished_stage(folder: Path, stage: str) -> Node:
+  """The node of the recipe's stage to load."""
+  names = [node.stage for node in GRAPH]
+  require(not stage or stage in names, f"stage {stage!r} is none of {', '.join(names)}.")
+  finished = [node for node in GRAPH if (folder / "stages" / f"{node.stage}.json").is_file()]
+  if stage:
+    found = [node for node in finished if node.stage == stage]
+  else:
+    found = [node for node in finished if node.model == "teacher"]
+  if not found:
+    done = ", ".join(node.stage for node in finished) or "none"
+    raise ConfigError(f"{folder} has not finished {stage or 'a stage'} yet; finished: {done}.")
+  return found[-1]
+
+
+@functools.cache
+def _compiled_logits(model: transformer.Transformer) -> Callable[..., jax.Array]:
+  return jax.jit(lambda weights, tokens_BT: transformer.logits(model, weights, tokens_BT))
+
+
+def run_r1(config: Any, directory: str | os.PathLike[str]) -> RunView:
+  """Runs the recipe of a config (`configs.r1_tiny.get_config()`) in a workdir, and reads it."""
+  _run_r1(r1_config(config.to_dict()), Path(directory))
+  return read_run(Path(directory))
+
+
+def expert_chart(load_LE: np.ndarray) -> Picture:
+  """A picture of `Model.expert_load`: each expert's load over its layer's mean."""
+  return Picture(charts.expert_map(load_LE))

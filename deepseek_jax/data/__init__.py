@@ -1,0 +1,1 @@
+"""Tokenizers, corpora, fill-in-the-middle, packing: text in, `types.Batch` of numpy arrays out."""

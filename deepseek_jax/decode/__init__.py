@@ -1,0 +1,1 @@
+"""Decoding: sampling from a model with the parameters and code that train it."""

@@ -1,0 +1,1 @@
+"""Measuring a model: protocols, estimators with their uncertainty, and the report."""

@@ -1,0 +1,241 @@
+"""Evaluating a model on held-out problems under a written protocol."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from deepseek_jax.config import require
+from deepseek_jax.data.document import prompt_tokens
+from deepseek_jax.data.tokenizer import Tokenizer
+from deepseek_jax.decode.engine import Engine, Samples, SamplingParams
+from deepseek_jax.decode.sampling import sample_keys
+from deepseek_jax.evaluate import estimators
+from deepseek_jax.evaluate.answers import extract_answer
+from deepseek_jax.evaluate.figures import Figure, figure
+from deepseek_jax.evaluate.reflection import count_reflection
+from deepseek_jax.tasks.response import thought_of
+from deepseek_jax.tasks.task import Problem, Split, Task
+from deepseek_jax.tasks.templates import apply_template
+from deepseek_jax.types import Weights
+
+_STEP = 2**32 - 1  # of the samples' keys: a training run never gets there
+_TRIES = 50  # draws per wanted problem before a task counts as exhausted
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+  """How a benchmark is measured: all that a figure depends on besides the model.
+
+  R1's own protocol is temperature 0.6, top-p 0.95 (2501.12948, section 3). The problems are the
+  first `problems` distinct ones of a split, the same for every model and every `seed`, which
+  steers the sampling only.
+  """
+
+  benchmark: str
+  problems: int = 256
+  samples: int = 8  # per problem
+  temperature: float = 1.0
+  top_p: float = 1.0
+  max_new: int = 128
+  template: str = "plain"
+  split: Split = "heldout"
+  problem_seed: int = 0
+  seed: int = 0
+
+  def __post_init__(self) -> None:
+    require(self.problems > 0, f"protocol.problems is {self.problems}; it must be positive.")
+    require(self.samples > 0, f"protocol.samples is {self.samples}; it must be positive.")
+    require(
+      self.temperature > 0 or self.samples == 1,
+      f"protocol.samples is {self.samples}; greedy samples are all alike, so it must be 1.",
+    )
+
+  @property
+  def hash(self) -> str:
+    """Eight hexadecimal digits of everything but the seed: figures with equal ones compare."""
+    fields = {k: v for k, v in dataclasses.asdict(self).items() if k != "seed"}
+    text = json.dumps(fields, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+  @property
+  def decoding(self) -> str:
+    """How tokens are chosen: `greedy`, `T=0.6`, `T=0.6 top-p=0.95`."""
+    if self.temperature == 0:
+      return "greedy"
+    nucleus = "" if self.top_p == 1 else f" top-p={self.top_p:g}"
+    return f"T={self.temperature:g}{nucleus}"
+
+  @property
+  def label(self) -> str:
+    """The benchmark's name in figures: `NAME DECODING #HASH`."""
+    return f"{self.benchmark} {self.decoding} #{self.hash}"
+
+
+def standard_protocols(base: Protocol) -> tuple[Protocol, Protocol, Protocol]:
+  """The three by which every stage is measured: greedy, T = 0.6 and T = 1; else as `base`."""
+  return (
+    dataclasses.replace(base, temperature=0.0, samples=1, top_p=1.0),
+    dataclasses.replace(base, temperature=0.6),
+    dataclasses.replace(base, temperature=1.0),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """Every judgement, by problem P and sample J, so that models can be compared in pairs."""
+
+  protocol: Protocol
+  problems: tuple[Problem, ...]
+  texts: tuple[tuple[str, ...], ...]  # completions, by problem and sample
+  correct_PJ: np.ndarray  # float in [0, 1]
+  format_PJ: np.ndarray
+  language_PJ: np.ndarray  # share of the thought's words in the prompt's language
+  lengths_PJ: np.ndarray  # tokens, the stop token included
+  truncated_PJ: np.ndarray  # 1 where max_new cut the sample off
+  reflection_PJ: np.ndarray  # reflection words
+  waits_PJ: np.ndarray  # those that mean `wait`
+  checks_PJ: np.ndarray  # 1 where the thought has a word that means `check`
+
+  def figures(self, stage: str) -> list[Figure]:
+    """All figures of this evaluation; pass@k for k = 1 and, from two samples on, all of them."""
+    protocol = self.protocol
+    estimates = {"pass@1": estimators.share(self.correct_PJ.mean(axis=1))}
+    count = protocol.samples
+    if count > 1 and np.isin(self.correct_PJ, (0, 1)).all():
+      best_P = estimators.pass_at_k(self.correct_PJ, count)
+      estimates[f"pass@{count}"] = estimators.share(best_P)
+    if count > 1:
+      estimates[f"cons@{count}"] = estimators.share(self.consensus_P())
+    estimates |= {
+      "length": estimators.mean(self.lengths_PJ.mean(axis=1)),
+      "reflection_words": estimators.mean(self.reflection_PJ.mean(axis=1)),
+      "waits": estimators.mean(self.waits_PJ.mean(axis=1)),
+      "with_check": estimators.share(self.checks_PJ.mean(axis=1)),
+      "language_share": estimators.share(self.language_PJ.mean(axis=1)),
+      "format": estimators.share(self.format_PJ.mean(axis=1)),
+      "truncated": estimators.share(self.truncated_PJ.mean(axis=1)),
+    }
+    return [
+      figure(stage, protocol.label, metric, estimate, self.correct_PJ.size, protocol.seed)
+      for metric, estimate in estimates.items()
+    ]
+
+  def consensus_P(self) -> np.ndarray:
+    """Whether each problem's commonest answer is right."""
+    answers = [[extract_answer(text) for text in texts] for texts in self.texts]
+    return estimators.consensus(answers, self.correct_PJ)
+
+  def records(self) -> Iterator[dict[str, Any]]:
+    """Every completion with its prompt and judgement, ready for JSON."""
+    for i, problem in enumerate(self.problems):
+      for j, text in enumerate(self.texts[i]):
+        yield {
+          "benchmark": self.protocol.label,
+          "key": problem.key,
+          "prompt": problem.prompt,
+          "sample": j,
+          "completion": text,
+          "correct": float(self.correct_PJ[i, j]),
+          "tokens": int(self.lengths_PJ[i, j]),
+          "truncated": bool(self.truncated_PJ[i, j]),
+        }
+
+  def gain_over(self, before: "Evaluation") -> estimators.Estimate:
+    """The paired difference of pass@1, over the same problems of the same protocol."""
+    require(
+      dataclasses.replace(self.protocol, seed=0) == dataclasses.replace(before.protocol, seed=0),
+      f"{self.protocol.label} and {before.protocol.label} are different protocols; only figures "
+      "of one protocol can be compared.",
+    )
+    return estimators.paired_difference(
+      self.correct_PJ.mean(axis=1), before.correct_PJ.mean(axis=1)
+    )
+
+
+def evaluate(
+  engine: Engine, weights: Weights, tokenizer: Tokenizer, task: Task, protocol: Protocol
+) -> Evaluation:
+  """Samples `protocol.samples` completions of each problem and judges them."""
+  problems = draw_problems(task, protocol)
+  prompts = [
+    prompt_tokens(tokenizer, apply_template(protocol.template, problem.prompt))
+    for problem in problems
+  ]
+  count = protocol.samples
+  samples = engine.generate(
+    weights,
+    [prompt for prompt in prompts for _ in range(count)],
+    SamplingParams(
+      max_new=protocol.max_new,
+      temperature=protocol.temperature,
+      top_p=protocol.top_p,
+      stop=(tokenizer.eos_id,),
+    ),
+    sample_keys(
+      protocol.seed,
+      np.uint32(_STEP),
+      np.repeat(np.arange(len(problems)), count),
+      np.tile(np.arange(count), len(problems)),
+    ),
+  )
+  return judge(task, tokenizer, problems, samples, protocol)
+
+
+def draw_problems(task: Task, protocol: Protocol) -> tuple[Problem, ...]:
+  """The protocol's problems: distinct by key, in the order of the task's own counter.
+
+  ConfigError where the task has fewer; a finite task raises IndexError behind its last problem.
+  """
+  found: dict[str, Problem] = {}
+  for index in range(_TRIES * protocol.problems):
+    try:
+      problem = task.sample(protocol.split, index, protocol.problem_seed)
+    except IndexError:
+      break
+    found.setdefault(problem.key, problem)
+    if len(found) == protocol.problems:
+      return tuple(found.values())
+  require(
+    False,
+    f"protocol.problems is {protocol.problems}, but {protocol.benchmark} has only {len(found)} "
+    f"distinct problems; ask for that many at most.",
+  )
+  raise AssertionError
+
+
+def judge(
+  task: Task,
+  tokenizer: Tokenizer,
+  problems: Sequence[Problem],
+  samples: Samples,
+  protocol: Protocol,
+) -> Evaluation:
+  """Scores samples that lie problem after problem, `protocol.samples` of each."""
+  shape = len(problems), protocol.samples
+  texts = [tokenizer.decode(samples.answer(i)) for i in range(len(samples))]
+  owners = [problem for problem in problems for _ in range(protocol.samples)]
+  scores = [task.score(problem, text) for problem, text in zip(owners, texts, strict=True)]
+  words = [count_reflection(thought_of(text)) for text in texts]
+
+  def spread(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    return np.asarray(values, np.float64).reshape(shape)
+
+  return Evaluation(
+    protocol=protocol,
+    problems=tuple(problems),
+    texts=tuple(
+      tuple(texts[i : i + protocol.samples]) for i in range(0, len(texts), protocol.samples)
+    ),
+    correct_PJ=spread([score.correct for score in scores]),
+    format_PJ=spread([score.format for score in scores]),
+    language_PJ=spread([score.language for score in scores]),
+    lengths_PJ=spread(samples.lengths_B),
+    truncated_PJ=spread(~samples.stopped_B),
+    reflection_PJ=spread([count.total() for count in words]),
+    waits_PJ=spread([count["wait"] for count in words]),
+    checks_PJ=spread([count["check"] > 0 for count in words]),
+  )

@@ -1,0 +1,220 @@
+"""report.html: a run in one self-contained page of tables, pictures and sample thoughts."""
+
+import base64
+import dataclasses
+import html
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deepseek_jax.evaluate import charts
+from deepseek_jax.evaluate.evaluation import Evaluation
+from deepseek_jax.evaluate.figures import Figure, by_benchmark, format_figure, grid, stage_order
+from deepseek_jax.evaluate.results import write_text
+
+_PANELS = ("length", "reflection_words", "waits", "with_check", "language_share", "truncated")
+
+
+@dataclasses.dataclass(frozen=True)
+class Exhibit:
+  """One completion to show."""
+
+  stage: str
+  prompt: str
+  text: str
+  correct: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What a page shows; empty parts are left out of it."""
+
+  title: str
+  facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # shown below the title
+  figures: Sequence[Figure] = ()
+  metrics: Mapping[str, Sequence[Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
+  exhibits: Sequence[Exhibit] = ()
+  ledger: Sequence[Mapping[str, Any]] = ()  # rows of one table, e.g. cost by stage
+
+
+def choose_exhibits(evaluations: Mapping[str, Evaluation], count: int = 4) -> list[Exhibit]:
+  """The same problems in every stage, by stage name: the first of each task and language.
+
+  Nothing is chosen by how it came out: always sample 0, always the first problems.
+  """
+  exhibits: list[Exhibit] = []
+  problems = next(iter(evaluations.values())).problems if evaluations else ()
+  kinds: dict[tuple[str, str], str] = {}
+  for problem in problems:
+    kinds.setdefault((problem.task, problem.language), problem.key)
+  for key in list(kinds.values())[:count]:
+    for stage, evaluation in evaluations.items():
+      for i, problem in enumerate(evaluation.problems):
+        if problem.key == key:
+          text, right = evaluation.texts[i][0], float(evaluation.correct_PJ[i, 0])
+          exhibits.append(Exhibit(stage, problem.prompt, text, right))
+  return exhibits
+
+
+def write_report(path: str | os.PathLike[str], report: Report) -> None:
+  """Renders and writes the page; see `results.write_text`."""
+  write_text(path, render(report))
+
+
+def render(report: Report) -> str:
+  """The page as text. It loads nothing from anywhere."""
+  parts = [
+    f"<h1>{_text(report.title)}</h1>",
+    _facts(report.facts),
+    _figures(report.figures),
+    _curves(report.metrics),
+    _exhibits(report.exhibits),
+    _ledger(report.ledger),
+  ]
+  head = f'<meta charset="utf-8"><title>{_text(report.title)}</title><style>{_STYLE}</style>'
+  body = "\n".join(filter(None, parts))
+  return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+  """Names and values in one line each."""
+  rows = "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in facts.items())
+  return f"<dl>{rows}</dl>" if rows else ""
+
+
+def _figures(figures: Sequence[Figure]) -> str:
+  """Charts over the stages, then every figure in tables."""
+  if not figures:
+    return ""
+  parts = ["<h2>Stages</h2>"]
+  if any(f["metric"] == "pass@1" for f in figures):
+    note = "pass@1 on held-out problems by stage, with 95 % intervals over problems."
+    parts.append(_picture(charts.stage_chart(figures, "pass@1"), note))
+  groups = by_benchmark(figures)
+  sampled = [group for (name, _), group in groups.items() if " greedy " not in name]
+  if sampled and any(f["metric"] in _PANELS for f in sampled[-1]):
+    note = f"What the completions are like: {sampled[-1][0]['benchmark']}."
+    parts.append(_picture(charts.stage_panels(sampled[-1], _PANELS), note))
+  for (name, seed), group in groups.items():
+    levels = [f for f in group if " over " not in f["metric"]]
+    gains = [f for f in group if " over " in f["metric"]]
+    parts.append(_figure_table(name, seed, levels))
+    parts.append(_gain_table(name, seed, gains))
+  return "\n".join(parts)
+
+
+def _figure_table(benchmark: str, seed: int, figures: Sequence[Figure]) -> str:
+  """Stages down, metrics across."""
+  columns, rows = grid(figures)
+  names = "".join(f"<th>{_text(c)}</th>" for c in columns)
+  body = "".join(
+    f"<tr><th>{_text(stage)}</th>{''.join(map(_figure_cell, row))}</tr>" for stage, row in rows
+  )
+  counts = sorted({f["samples"] for f in figures})
+  samples = " or ".join(map(str, counts))
+  caption = f"{_text(benchmark)}, seed {seed}, {samples} completions"
+  return f"<table><caption>{caption}</caption><tr><th>stage</th>{names}</tr>{body}</table>"
+
+
+def _gain_table(benchmark: str, seed: int, gains: Sequence[Figure]) -> str:
+  """One line for each gain of one stage over another (metric `METRIC over STAGE`)."""
+  if not gains:
+    return ""
+  rows = "".join(
+    f"<tr><th>{_text(f['stage'])}</th><td>{_text(f['metric'])}</td>{_figure_cell(f)}"
+    f"<td>{'' if f['ci95'][0] <= 0 <= f['ci95'][1] else 'excludes zero'}</td></tr>"
+    for f in gains
+  )
+  caption = f"{_text(benchmark)}, seed {seed}: gains, paired over problems"
+  return f"<table><caption>{caption}</caption>{rows}</table>"
+
+
+def _figure_cell(found: Figure | None) -> str:
+  if found is None:
+    return "<td>–</td>"
+  low, high = map(format_figure, found["ci95"])
+  return f"<td>{format_figure(found['value'])}<small>[{low}, {high}]</small></td>"
+
+
+def _curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+  """A grid of curves per stage."""
+  parts = []
+  for stage in stage_order(metrics):
+    drawn = charts.curves(metrics[stage])
+    if drawn is not None:
+      parts.append(f"<h3>{_text(stage)}</h3>" + _picture(drawn, ""))
+  note = "<p>Pale: as logged. Dark: running mean over a tenth of the curve.</p>"
+  return "\n".join(["<h2>Training curves</h2>", note, *parts]) if parts else ""
+
+
+def _exhibits(exhibits: Sequence[Exhibit]) -> str:
+  """Completions under their prompts."""
+  prompts = dict.fromkeys(e.prompt for e in exhibits)
+  parts = []
+  for prompt in prompts:
+    rows = "".join(
+      f"<tr><th>{_text(e.stage)}</th><td class=mark>{_mark(e.correct)}</td>"
+      f"<td class=thought>{_text(e.text) or '<i>nothing</i>'}</td></tr>"
+      for e in exhibits
+      if e.prompt == prompt
+    )
+    parts.append(f"<h3>{_text(prompt)}</h3><table class=thoughts>{rows}</table>")
+  note = "<p>The first problem of each kind and its first sample, not chosen by outcome.</p>"
+  return "\n".join(["<h2>Thoughts</h2>", note, *parts]) if parts else ""
+
+
+def _mark(correct: float) -> str:
+  return "✓" if correct == 1 else "✗" if correct == 0 else f"{correct:.2f}"
+
+
+def _ledger(rows: Sequence[Mapping[str, Any]]) -> str:
+  """A table of any rows; columns in the order in which they first occur."""
+  columns = list(dict.fromkeys(name for row in rows for name in row))
+  if not columns:
+    return ""
+  names = "".join(f"<th>{_text(c)}</th>" for c in columns)
+  body = "".join(
+    "<tr>" + "".join(f"<td>{_text(_value(row.get(c)))}</td>" for c in columns) + "</tr>"
+    for row in rows
+  )
+  return f"<h2>Ledger</h2><table><tr>{names}</tr>{body}</table>"
+
+
+def _value(value: Any) -> str:
+  if value is None:
+    return "–"
+  if isinstance(value, float):
+    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+  return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _picture(svg: str, note: str) -> str:
+  """An image with its data inside: as a document of its own its ids cannot clash with others."""
+  data = base64.b64encode(svg.encode()).decode()
+  caption = f"<figcaption>{_text(note)}</figcaption>" if note else ""
+  image = f'<img alt="{_text(note or "curves")}" src="data:image/svg+xml;base64,{data}">'
+  return f"<figure>{image}{caption}</figure>"
+
+
+def _text(value: Any) -> str:
+  return html.escape(str(value))
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em;
+  color: #222; }
+h1 { margin-bottom: .2em; } h2 { margin-top: 2em; border-bottom: 1px solid #ddd; }
+dl { display: grid; grid-template-columns: max-content auto; gap: .1em 1em; color: #555; }
+dt { font-weight: 600; } dd { margin: 0; }
+figure { margin: 1em 0; } figure img { width: 100%; } figcaption { color: #555; font-size: 13px; }
+table { border-collapse: collapse; font-size: 13px; margin: 1em 0; display: block;
+  overflow-x: auto; }
+caption { text-align: left; font-weight: 600; padding: .4em 0; }
+th, td { padding: .25em .7em; text-align: right; border-bottom: 1px solid #eee;
+  vertical-align: top; white-space: nowrap; }
+tr > th:first-child, tr > td:first-child { text-align: left; }
+td small { display: block; color: #777; }
+.thoughts .thought { text-align: left; white-space: pre-wrap; overflow-wrap: anywhere;
+  font: 12.5px/1.5 ui-monospace, monospace; }
+.thoughts .mark { text-align: center; }
+"""

@@ -1,0 +1,1 @@
+"""Exchange with Hugging Face: tensor names both ways, safetensors in and out."""

@@ -1,0 +1,1 @@
+"""The transformer: Flax Linen modules that own parameters and nothing else."""

@@ -1,0 +1,61 @@
+"""Grouped-query attention of the dense students (Qwen2, Llama 3)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deepseek_jax.config import GQAConfig, RopeConfig
+from deepseek_jax.model.cache import write
+from deepseek_jax.model.layers import matrix
+from deepseek_jax.ops.attention import attend
+from deepseek_jax.ops.rope import rotate, softmax_scale
+from deepseek_jax.types import Span
+
+
+class GQA(nn.Module):
+  """Attention in which `heads / kv_heads` query heads share a key/value head."""
+
+  d_model: int
+  heads: int
+  config: GQAConfig
+  rope: RopeConfig
+  std: float
+  block: int
+
+  @nn.compact
+  def __call__(
+    self, x_BTD, rotation: tuple[jax.Array, jax.Array], queries: Span, keys: Span, cache, index
+  ):
+    """Returns the output [B, T, D] and what the tokens add to the cache (None without one)."""
+    c, D = self.config, self.d_model
+    q_BTHK = self._project(x_BTD, "q_DHK", "q_bias_HK", self.heads)
+    k_BSGK = self._project(x_BTD, "k_DGK", "k_bias_GK", c.kv_heads)
+    v_BSGK = self._project(x_BTD, "v_DGK", "v_bias_GK", c.kv_heads)
+    q_BTHK = rotate(q_BTHK, *rotation, interleaved=False)
+    k_BSGK = rotate(k_BSGK, *rotation, interleaved=False)
+    if cache is not None:
+      past, cache = (
+        cache,
+        {
+          "k_LBGSK": jnp.swapaxes(k_BSGK, 1, 2),
+          "v_LBGSK": jnp.swapaxes(v_BSGK, 1, 2),
+        },
+      )
+      k_BGSK = write(past["k_LBGSK"], cache["k_LBGSK"], index, 2)
+      v_BGSK = write(past["v_LBGSK"], cache["v_LBGSK"], index, 2)
+      k_BSGK = jnp.swapaxes(k_BGSK, 1, 2).astype(x_BTD.dtype)
+      v_BSGK = jnp.swapaxes(v_BGSK, 1, 2).astype(x_BTD.dtype)
+    scale = softmax_scale(self.rope, c.head_dim)
+    out_BTHK = attend(q_BTHK, k_BSGK, v_BSGK, queries, keys, scale, self.block)
+    out_HKD = matrix(self, "out_HKD", (self.heads, c.head_dim, D), self.std).astype(x_BTD.dtype)
+    return jnp.einsum("bthk,hkd->btd", out_BTHK, out_HKD), cache
+
+  def _project(self, x_BTD: jax.Array, name: str, bias: str, heads: int) -> jax.Array:
+    """One of the three projections, [B, T, heads, K]."""
+    c = self.config
+    kernel = matrix(self, name, (self.d_model, heads, c.head_dim), self.std).astype(x_BTD.dtype)
+    out = jnp.einsum("btd,dhk->bthk", x_BTD, kernel)
+    if c.qkv_bias:
+      shape = (heads, c.head_dim)
+      out = out + self.param(bias, nn.initializers.zeros, shape, jnp.float32).astype(x_BTD.dtype)
+    return out

@@ -1,0 +1,43 @@
+"""Normalisation, the dense feed-forward, and how a parameter is initialised."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deepseek_jax.ops.linear import linear
+
+
+def matrix(module: nn.Module, name: str, shape: tuple[int, ...], std: float) -> jax.Array:
+  """A float32 parameter of `module`; its name ends in its axes.
+
+  Its initialiser says the deviation only: `init_weights` draws all parameters at once.
+  """
+  return module.param(name, nn.initializers.constant(std), shape, jnp.float32)
+
+
+def rms_norm(x: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
+  """Root-mean-square normalisation over the last axis, in float32, then the scale."""
+  x32 = x.astype(jnp.float32)
+  x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+  return (x32 * scale_D).astype(x.dtype)
+
+
+def norm_scale(module: nn.Module, name: str, width: int) -> jax.Array:
+  """The scale of an RMSNorm, initially one."""
+  return module.param(name, nn.initializers.ones, (width,), jnp.float32)
+
+
+class FeedForward(nn.Module):
+  """SwiGLU: down(silu(gate x) * up x)."""
+
+  d_model: int
+  width: int
+  std: float
+
+  @nn.compact
+  def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    D, F = self.d_model, self.width
+    gate_DF = matrix(self, "gate_DF", (D, F), self.std).astype(x_BTD.dtype)
+    up_DF = matrix(self, "up_DF", (D, F), self.std).astype(x_BTD.dtype)
+    down_FD = matrix(self, "down_FD", (F, D), self.std).astype(x_BTD.dtype)
+    return linear(jax.nn.silu(linear(x_BTD, gate_DF)) * linear(x_BTD, up_DF), down_FD)

@@ -1,0 +1,59 @@
+"""The mixture-of-experts feed-forward: router, routed experts, shared experts.
+
+The router computes in float32 (as transformers does; DeepSeek's demo uses the activation dtype).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from deepseek_jax.config import MoEConfig
+from deepseek_jax.model.layers import FeedForward, matrix
+from deepseek_jax.ops import routing
+from deepseek_jax.ops.dispatch import expert_ffn
+from deepseek_jax.sharding import sharded_expert_ffn
+from deepseek_jax.types import Routing
+
+
+class MoE(nn.Module):
+  """sum_i w_i FFN_i(x) over the chosen experts, plus the shared experts' FFN."""
+
+  d_model: int
+  config: MoEConfig
+  std: float
+  dispatch: str
+  mesh: jax.sharding.Mesh | None
+
+  @nn.compact
+  def __call__(self, x_BTD, segments_BT, bias_E) -> tuple[jax.Array, Routing]:
+    """Returns the output [B, T, D] and this layer's Routing (without its layer axis)."""
+    c, D = self.config, self.d_model
+    B, T, _ = x_BTD.shape
+    x_ND = x_BTD.reshape(B * T, D)
+    router_DE = matrix(self, "router_DE", (D, c.experts), self.std)
+    scores_NE = routing.affinities(x_ND.astype(jnp.float32) @ router_DE, c.scoring)
+    experts_NA = routing.select(scores_NE, bias_E, c)
+    weights_NA = routing.combine_weights(scores_NE, experts_NA, c).astype(x_BTD.dtype)
+    out_ND = self._routed(x_ND, weights_NA, experts_NA)
+    if c.shared:
+      out_ND += FeedForward(D, c.shared * c.expert_ff, self.std, name="shared")(x_ND)
+    valid_BT = segments_BT > 0
+    report = Routing(
+      load_LE=routing.load(routing.chosen_mask(experts_NA, c.experts), valid_BT.reshape(-1)),
+      balance_L=routing.balance_loss(scores_NE.reshape(B, T, -1), valid_BT, c.top_k),
+      experts_LBTA=experts_NA.reshape(B, T, c.top_k),
+    )
+    return out_ND.reshape(B, T, D), report
+
+  def _routed(self, x_ND: jax.Array, weights_NA: jax.Array, experts_NA: jax.Array) -> jax.Array:
+    """The weighted sum over each token's chosen experts."""
+    E, D, F = self.config.experts, self.d_model, self.config.expert_ff
+    stacks = [
+      matrix(self, name, shape, self.std).astype(x_ND.dtype)
+      for name, shape in (("gate_EDF", (E, D, F)), ("up_EDF", (E, D, F)), ("down_EFD", (E, F, D)))
+    ]
+    if self.mesh is None:
+      return expert_ffn(x_ND, weights_NA, experts_NA, *stacks, implementation=self.dispatch)
+    return sharded_expert_ffn(
+      self.mesh, x_ND, weights_NA, experts_NA, *stacks, implementation=self.dispatch
+    )

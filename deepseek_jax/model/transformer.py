@@ -1,0 +1,238 @@
+"""The whole model: DeepSeek V3, V2, V2-Lite, and the dense students, by configuration.
+
+One definition trains, decodes (absorbed, with a cache) and exports. Layers without experts and
+layers with them are two scans; this is the only file that scans or rematerialises layers.
+"""
+
+import functools
+import typing
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from deepseek_jax.config import ComputeConfig, MLAConfig, ModelConfig
+from deepseek_jax.model.block import Block, no_routing
+from deepseek_jax.model.cache import DecodeCache, cache_after
+from deepseek_jax.model.layers import matrix, norm_scale, rms_norm
+from deepseek_jax.model.mtp import MTPModule
+from deepseek_jax.ops.rope import angles
+from deepseek_jax.types import Params, Routing, Span, Weights
+
+
+@flax.struct.dataclass
+class Output:
+  """What a forward pass returns."""
+
+  hidden_BTD: jax.Array  # after the final norm
+  routing: Routing
+  cache: DecodeCache | None
+
+
+class Transformer(nn.Module):
+  """Decoder-only transformer. It owns parameters; everything else is an argument or a result."""
+
+  config: ModelConfig
+  compute: ComputeConfig = ComputeConfig()
+  mesh: jax.sharding.Mesh | None = None
+  absorbed: bool = False
+
+  def setup(self):
+    c = self.config
+    self.embed_VD = matrix(self, "embed_VD", (c.vocab, c.d_model), c.std)
+    if c.dense_layers:
+      self.dense = self._stack(c.dense_layers, experts=False)
+    if c.expert_layers:
+      self.moe = self._stack(c.expert_layers, experts=True)
+    self.norm_D = norm_scale(self, "norm_D", c.d_model)
+    if not c.tied:
+      self.head_DV = matrix(self, "head_DV", (c.d_model, c.vocab), c.std)
+    self.mtp = [MTPModule(c, self.compute, self.mesh, name=f"mtp_{k}") for k in range(c.mtp_depth)]
+
+  def _stack(self, length: int, experts: bool) -> nn.Module:
+    """`length` blocks, scanned: bias and cache go in, Routing and new cache entries come out.
+
+    A short stack is unrolled, which spares moving parameters, what the backward pass needs and
+    gradients in and out of stacked arrays: a tenth of a small model's step.
+    """
+    unrolled = length <= self.compute.unroll
+    block = _remat(self.compute.remat, unrolled)
+    broadcast = nn.broadcast
+    return nn.scan(
+      block,
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      in_axes=(0, 0, broadcast, broadcast, broadcast, broadcast),
+      length=length,
+      unroll=length if unrolled else 1,
+    )(
+      self.config, self.compute, self.mesh, experts, self.absorbed,
+      name="moe" if experts else "dense",
+    )  # fmt: skip
+
+  def __call__(self, tokens_BT, span: Span, bias_LE, cache: DecodeCache | None) -> Output:
+    """Runs the main model on the tokens, after those in the cache if there is one."""
+    c = self.config
+    x_BTD = self._embed(tokens_BT)
+    keys, index = span, None
+    if cache is not None:
+      index, keys = cache.index, _extend(cache, span)
+    rotation = self._rotation(span)
+    layers, routing = {}, no_routing(*tokens_BT.shape)
+    if c.dense_layers:
+      old = None if cache is None else cache.layers["dense"]
+      x_BTD, (_, new) = self.dense(x_BTD, None, old, rotation, span, keys, index)
+      layers["dense"] = new
+    if c.expert_layers:
+      old = None if cache is None else cache.layers["moe"]
+      bias = bias_LE[: c.expert_layers]
+      x_BTD, (routing, new) = self.moe(x_BTD, bias, old, rotation, span, keys, index)
+      layers["moe"] = new
+    if cache is not None:
+      cache = cache_after(cache, layers, keys, tokens_BT.shape[1])
+    return Output(rms_norm(x_BTD, self.norm_D, c.norm_eps), routing, cache)
+
+  def predict_further(self, hidden_BTD, tokens_BT, span: Span, bias_LE):
+    """The MTP modules' hidden states [P, B, T, D], normed for the head, and their Routing."""
+    rotation = self._rotation(span)
+    outs, reports = [], []
+    for depth, module in enumerate(self.mtp):
+      ahead_BT = jnp.pad(tokens_BT[:, depth + 1 :], ((0, 0), (0, depth + 1)))
+      bias = None if self.config.moe is None else bias_LE[self.config.expert_layers + depth]
+      hidden_BTD, normed, report = module(hidden_BTD, self._embed(ahead_BT), bias, rotation, span)
+      outs.append(normed)
+      reports.append(report)
+    if self.config.moe is None:
+      return jnp.stack(outs), no_routing(*tokens_BT.shape)
+    return jnp.stack(outs), jax.tree.map(lambda *rows: jnp.stack(rows), *reports)
+
+  def create(self, tokens_BT, span: Span, bias_LE):
+    """Touches every parameter once; only initialisation calls it."""
+    hidden_BTD = self(tokens_BT, span, bias_LE, None).hidden_BTD
+    if self.mtp:
+      self.predict_further(hidden_BTD, tokens_BT, span, bias_LE)
+
+  def _embed(self, tokens_BT):
+    return self.embed_VD.astype(self.compute.dtype)[tokens_BT]
+
+  def _rotation(self, span: Span):
+    """Cosines and sines of the rotary dimensions at the queries' positions."""
+    attention = self.config.attention
+    dim = attention.rope_dim if isinstance(attention, MLAConfig) else attention.head_dim
+    return angles(self.config.rope, dim, span.positions_BT)
+
+
+def _remat(policy: str, unrolled: bool) -> type[nn.Module]:
+  """The block under a named rematerialisation policy: none, full, or dots (keep matmul outputs).
+
+  A loop keeps XLA from merging what is recomputed with the first computation; without one it must
+  be told.
+  """
+  if policy == "none":
+    return Block
+  kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
+  return nn.remat(Block, policy=kept, prevent_cse=unrolled)
+
+
+def _extend(cache: DecodeCache, span: Span) -> Span:
+  """The cache's span with the new tokens' positions and segments written at its index."""
+  put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=cache.index, axis=1)
+  return jax.tree.map(put, cache.span, span)
+
+
+def init_weights(model: Transformer, key: jax.Array) -> Weights:
+  """Random float32 weights: matrices normal with the configuration's deviation, norms one, biases
+  (those of the router too) zero.
+  """
+  c = model.config
+  bias_LE = jnp.zeros((c.router_rows, c.moe.experts if c.moe else 0))
+  tokens_BT = jnp.zeros((1, 2), jnp.int32)
+  span = Span(tokens_BT, tokens_BT + 1)
+  local = model.clone(mesh=None)
+  params = local.init(key, tokens_BT, span, bias_LE, method=Transformer.create)["params"]
+  return Weights(_draw(key, params), bias_LE)
+
+
+def _draw(key: jax.Array, params: Params) -> Params:
+  """`params` with normal values in place of matrices that hold their deviation (`layers.matrix`).
+
+  Small matrices are cut from one draw: XLA takes 0.3 s on a CPU to compile each draw.
+  """
+  paths, tree = jax.tree_util.tree_flatten_with_path(params)
+  matrix = [not any(word in path[-1].key for word in ("norm", "bias")) for path, _ in paths]
+  together = [is_one and x.size <= 2**20 for is_one, (_, x) in zip(matrix, paths)]
+  pool = jax.random.normal(key, (sum(x.size for small, (_, x) in zip(together, paths) if small),))
+  drawn, at = [], 0
+  for i, (_, x) in enumerate(paths):
+    if together[i]:
+      x *= pool[at : at + x.size].reshape(x.shape)
+      at += x.size
+    elif matrix[i]:
+      x *= jax.random.normal(jax.random.fold_in(key, i), x.shape)
+    drawn.append(x)
+  return jax.tree.unflatten(tree, drawn)
+
+
+def forward(
+  model: Transformer,
+  weights: Weights,
+  tokens_BT: jax.Array,
+  positions_BT: jax.Array,
+  segments_BT: jax.Array,
+  cache: DecodeCache | None = None,
+  absorbed: bool = False,
+) -> Output:
+  """The main model. With a cache, tokens follow those already in it; see `DecodeCache`.
+
+  `absorbed` multiplies MLA's up-projections into query and output, which is cheaper when few
+  queries meet many cached keys; the result is the same up to rounding.
+  """
+  span = Span(positions_BT, segments_BT)
+  module = model.clone(absorbed=absorbed)
+  variables = {"params": weights.params}
+  out = module.apply(variables, tokens_BT, span, weights.router_bias_LE, cache)
+  return typing.cast(Output, out)
+
+
+def mtp_hidden(
+  model: Transformer,
+  weights: Weights,
+  hidden_BTD: jax.Array,
+  tokens_BT: jax.Array,
+  positions_BT: jax.Array,
+  segments_BT: jax.Array,
+) -> tuple[jax.Array, Routing]:
+  """Hidden states [P, B, T, D] of the MTP modules: depth k (from 1) at t predicts token t + k + 1.
+
+  `hidden_BTD` is the main model's output. Positions whose future tokens lie beyond the row or in
+  another segment hold values without meaning; the loss masks them.
+  """
+  out = model.apply(
+    {"params": weights.params}, hidden_BTD, tokens_BT, Span(positions_BT, segments_BT),
+    weights.router_bias_LE, method=Transformer.predict_further,
+  )  # fmt: skip
+  return typing.cast(tuple[jax.Array, Routing], out)
+
+
+def head_DV(model: Transformer, weights: Weights) -> jax.Array:
+  """The output projection in the compute dtype; the embedding transposed when tied."""
+  params = weights.params
+  head = params["embed_VD"].T if model.config.tied else params["head_DV"]
+  return head.astype(model.compute.dtype)
+
+
+def logits(
+  model: Transformer,
+  weights: Weights,
+  tokens_BT: jax.Array,
+  positions_BT: jax.Array | None = None,
+  segments_BT: jax.Array | None = None,
+) -> jax.Array:
+  """Float32 logits [B, T, V] of whole rows; for small vocabularies and tests."""
+  if positions_BT is None:
+    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+  if segments_BT is None:
+    segments_BT = jnp.ones_like(tokens_BT)
+  out = forward(model, weights, tokens_BT, positions_BT, segments_BT)
+  return (out.hidden_BTD @ head_DV(model, weights)).astype(jnp.float32)

@@ -1,0 +1,1 @@
+"""Mathematics without parameters: plain functions of arrays, testable without Flax."""

@@ -1,0 +1,58 @@
+"""One architecture with everything compiled for it, shared by all stages that train it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from deepseek_jax.config import ModelConfig
+from deepseek_jax.decode.engine import StaticEngine
+from deepseek_jax.model.transformer import Transformer, init_weights
+from deepseek_jax.recipe.config import R1Config
+from deepseek_jax.sharding import init_sharded, make_mesh, state_shardings
+from deepseek_jax.train import grpo, pretrain
+from deepseek_jax.train.optimizer import make_optimizer
+from deepseek_jax.train.state import TrainState, abstract_state, init_state
+from deepseek_jax.types import Weights
+
+
+class Machinery:
+  """Model, optimiser and engine, and the compiled steps: of text, and of reinforcement."""
+
+  def __init__(self, model_config: ModelConfig, config: R1Config):
+    self.mesh = make_mesh(config.mesh) if config.mesh.devices > 1 else None
+    self.model = Transformer(model_config, config.compute, self.mesh)
+    self.tx = make_optimizer(config.optimizer)
+    self.engine = StaticEngine(self.model, config.engine_batch)
+    self.text_step = pretrain.make_step(self.model, self.tx)
+    self.policy_step = grpo.make_step(self.model, self.tx, grpo.GRPOConfig())
+    self.score = grpo.make_scorer(self.model, grpo.GRPOConfig())
+
+  def fresh(self, seed: int, weights: Weights | None, reference: bool) -> TrainState:
+    """A state to begin a stage with, created where it will lie.
+
+    Random weights or a copy of those given; a fresh optimiser; with `reference`, the same weights
+    as the policy that KL is measured against.
+    """
+    if weights is None:
+      return init_sharded(lambda: self._state(self._random(seed), reference), self.mesh)
+    given = self.place(weights)
+    return init_sharded(lambda w: self._state(w, reference), self.mesh, given)
+
+  def abstract(self, reference: bool) -> TrainState:
+    """The shapes and shardings of `fresh`, which a checkpoint is read to."""
+    return abstract_state(lambda: self._state(self._random(0), reference), self.mesh)
+
+  def place(self, weights: Weights) -> Weights:
+    """Weights on the device or the mesh."""
+    if self.mesh is None:
+      return jax.device_put(weights)
+    return jax.device_put(weights, state_shardings(self.mesh, weights))
+
+  def _random(self, seed: int) -> Weights:
+    return init_weights(self.model, jax.random.key(seed))
+
+  def _state(self, weights: Weights, reference: bool) -> TrainState:
+    state = init_state(weights, self.tx)
+    copy = jax.tree.map(jnp.copy, weights) if reference else None
+    return dataclasses.replace(state, reference=copy)

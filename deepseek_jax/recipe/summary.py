@@ -1,0 +1,133 @@
+"""What a run says at its end: the table, the gains, results.json and report.html."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepseek_jax.evaluate.estimators import paired_difference
+from deepseek_jax.evaluate.figures import Figure, figure, format_figure, table
+from deepseek_jax.evaluate.report import Report, write_report
+from deepseek_jax.evaluate.results import read_metrics, write_results
+from deepseek_jax.recipe.ledger import total
+from deepseek_jax.recipe.record import Record
+
+SHOWN = (
+  "pass@1",
+  "pass@4",
+  "pass@8",
+  "pass@16",
+  "length",
+  "waits",
+  "with_check",
+  "language_share",
+  "truncated",
+)
+
+# What the paper claims of one stage over another, each measured as a paired difference of pass@1.
+CLAIMS = (
+  ("r1_zero", "base"),
+  ("rl1", "cold_start"),
+  ("r1", "sft2"),
+  ("r1", "r1_zero"),
+  ("distilled", "student_base"),
+  ("student_rl", "student_base"),
+  ("distilled", "student_rl"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+  """The records of a run's finished stages, by stage."""
+
+  records: Mapping[str, Record]
+  seed: int
+
+  def figures(self) -> list[Figure]:
+    """All stages' figures, then the gains between them."""
+    measured = [f for record in self.records.values() for f in record.figures]
+    return measured + self.gains()
+
+  def gains(self) -> list[Figure]:
+    """pass@1 of one stage less that of another over the same problems, with a paired interval."""
+    gains = []
+    for after, before in CLAIMS:
+      if after not in self.records or before not in self.records:
+        continue
+      for label, solved_P in self.records[after].solved.items():
+        before_P = self.records[before].solved[label]
+        estimate = paired_difference(np.array(solved_P), np.array(before_P))
+        gains.append(
+          figure(after, label, f"pass@1 over {before}", estimate, len(solved_P), self.seed)
+        )
+    return gains
+
+  def ledger(self) -> list[dict[str, Any]]:
+    """What each stage cost."""
+    return [record.entry for record in self.records.values()]
+
+  def text(self) -> str:
+    """The tables for a terminal."""
+    stages = [f for record in self.records.values() for f in record.figures]
+    parts = [table(stages, SHOWN), self._gains_text(), self._costs_text(), self._thoughts_text()]
+    return "\n\n".join(filter(None, parts))
+
+  def write(self, directory: Path, wall_seconds: float, facts: Mapping[str, Any]) -> None:
+    """Writes results.json and report.html."""
+    write_results(directory / "results.json", self.figures(), wall_seconds, self.ledger())
+    metrics: dict[str, list[Mapping[str, Any]]] = {}
+    for row in read_metrics(directory / "metrics.jsonl"):
+      metrics.setdefault(row["stage"], []).append(row)
+    report = Report(
+      title="DeepSeek-R1 in miniature",
+      facts={**facts, "wall clock": f"{wall_seconds:.0f} s"},
+      figures=self.figures(),
+      metrics=metrics,
+      exhibits=[exhibit for record in self.records.values() for exhibit in record.exhibits],
+      ledger=self.ledger(),
+    )
+    write_report(directory / "report.html", report)
+
+  def _gains_text(self) -> str:
+    rows = []
+    for gain in self.gains():
+      low, high = gain["ci95"]
+      sure = "" if low <= 0 <= high else "  *"
+      rows.append(
+        f"{gain['stage']:<13}{gain['metric']:<26}{gain['benchmark']:<26}"
+        f"{gain['value']:+.3f} [{low:+.3f}, {high:+.3f}]{sure}"
+      )
+    return "\n".join(["gains, paired over problems (*: the interval excludes zero)", *rows])
+
+  def _costs_text(self) -> str:
+    entries = self.ledger()
+    rows = [
+      f"{e['stage']:<13}{e['steps']:>6}{e['tokens_trained']:>11,}{e['tokens_sampled']:>11,}"
+      f"{(e['train_flops'] + e['sample_flops']) / 1e12:>9.2f}{e['seconds']:>9.1f}"
+      f"{e['compile_seconds']:>9.1f}{e['evaluation_seconds']:>9.1f}"
+      for e in entries
+    ]
+    head = (
+      f"{'stage':<13}{'steps':>6}{'trained':>11}{'sampled':>11}{'TFLOP':>9}{'seconds':>9}"
+      f"{'compile':>9}{'evaluate':>9}"
+    )
+    seconds = total(entries, "seconds") + total(entries, "evaluation_seconds")
+    tail = f"{len(entries)} stages, {format_figure(seconds)} s, of them {format_figure(total(entries, 'compile_seconds'))} s compiling"  # noqa: E501
+    return "\n".join([head, *rows, tail])
+
+  def _thoughts_text(self) -> str:
+    """The same problem answered by every stage."""
+    lines, prompts = [], set()
+    for record in self.records.values():
+      for exhibit in record.exhibits[:2]:
+        mark = "right" if exhibit.correct else "wrong"
+        lines.append((exhibit.prompt, f"  {exhibit.stage:<13}{mark:<6} {exhibit.text}"))
+        prompts.add(exhibit.prompt)
+    shown: Sequence[str] = [
+      line
+      for prompt in dict.fromkeys(p for p, _ in lines)
+      for line in [f"{prompt}", *(text for p, text in lines if p == prompt)]
+    ]
+    return "\n".join(["thoughts at T = 1, the first sample of the first problems", *shown])

@@ -1,0 +1,100 @@
+"""Drawing completions of a task's problems from a model, and judging them."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from deepseek_jax.config import require
+from deepseek_jax.data.document import prompt_tokens
+from deepseek_jax.data.tokenizer import Tokenizer
+from deepseek_jax.decode.engine import Engine, SamplingParams
+from deepseek_jax.decode.sampling import sample_keys
+from deepseek_jax.tasks.task import Problem, Score, Task
+from deepseek_jax.tasks.templates import apply_template
+from deepseek_jax.types import Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+  """A sampled answer to a problem, as tokens and as text, and what the verifier made of it."""
+
+  problem: Problem
+  prompt: list[int]
+  tokens: list[int]  # the stop token included
+  logprobs_T: np.ndarray  # float32, of the completion
+  experts_LTA: np.ndarray  # met by prompt and completion, -1 where unknown
+  truncated: bool
+  text: str  # of the completion, without the stop token
+  score: Score
+
+  def __len__(self) -> int:
+    return len(self.prompt) + len(self.tokens)
+
+
+def training_problems(task: Task, first: int, count: int, seed: int) -> list[Problem]:
+  """Training problems `first` and on. A task that ends (IndexError) starts again from its first."""
+  problems: list[Problem] = []
+  index, size = first, None
+  while len(problems) < count:
+    try:
+      problems.append(task.sample("train", index if size is None else index % size, seed))
+      index += 1
+    except IndexError:
+      require(size is None, f"The task {task.name!r} has no training problems.")
+      size = _size(task, index, seed)
+  return problems
+
+
+def _size(task: Task, bound: int, seed: int) -> int:
+  """How many training problems a task has that has not more than `bound`; at least 1."""
+  low, high = 0, bound
+  while low < high:
+    middle = (low + high) // 2
+    try:
+      task.sample("train", middle, seed)
+      low = middle + 1
+    except IndexError:
+      high = middle
+  return max(low, 1)
+
+
+def draw(
+  engine: Engine,
+  weights: Weights,
+  task: Task,
+  tokenizer: Tokenizer,
+  problems: Sequence[Problem],
+  group: int,
+  params: SamplingParams,
+  counter: tuple[int, int],
+  template: str = "plain",
+) -> list[Completion]:
+  """`group` samples of each problem, problem by problem.
+
+  A sample depends on the weights, its problem, `counter` (seed, step), the problem's place in
+  `problems` and its own number in the group, and on nothing else. The end-of-text token stops it,
+  besides the stop tokens of `params`.
+  """
+  params = dataclasses.replace(params, stop=tuple({*params.stop, tokenizer.eos_id}))
+  asked = [prompt_tokens(tokenizer, apply_template(template, p.prompt)) for p in problems]
+  prompts = [prompt for prompt in asked for _ in range(group)]
+  places_B, numbers_B = np.divmod(np.arange(len(prompts)), group)
+  keys_B = sample_keys(*counter, places_B, numbers_B)
+  drawn = engine.generate(weights, prompts, params, keys_B)
+  completions = []
+  for i, prompt in enumerate(prompts):
+    problem, text = problems[i // group], tokenizer.decode(drawn.answer(i))
+    completions.append(
+      Completion(
+        problem=problem,
+        prompt=prompt,
+        tokens=drawn.completion(i),
+        logprobs_T=drawn.logprobs_BT[i, : drawn.lengths_B[i]],
+        experts_LTA=drawn.experts[i],
+        truncated=not drawn.stopped_B[i],
+        text=text,
+        score=task.score(problem, text),
+      )
+    )
+  return completions

@@ -1,0 +1,115 @@
+"""The distillation job: a student learns from a teacher's answers, from its logits, or both.
+
+The teacher's answers are drawn by rejection sampling on a task and kept in the workdir as
+traces.jsonl, so that a resumed run learns from the same ones; or they are read from a file.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+
+from deepseek_jax.config import from_dict, require, to_dict
+from deepseek_jax.data.document import Document, Sample, make_sample
+from deepseek_jax.data.pipeline import read_samples
+from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
+from deepseek_jax.decode.engine import StaticEngine
+from deepseek_jax.model.transformer import Transformer
+from deepseek_jax.rl.rejection import RejectionConfig, rejection_sample
+from deepseek_jax.tasks.registry import load_task
+from deepseek_jax.train import distill, sft
+from deepseek_jax.train.loop import Position, StepFn
+from deepseek_jax.train.pretrain import PretrainConfig, PretrainKnobs, make_step
+from deepseek_jax.train.pretrain_job import PretrainJob
+from deepseek_jax.train.start import load_start, resolve_model, without_unset
+from deepseek_jax.train.state import TrainState
+from deepseek_jax.train.workdir import Workdir, write_atomically
+from deepseek_jax.types import Batch, Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillJob(PretrainJob):
+  """A fine-tuning job with a teacher. `model` and `data` are the student's.
+
+  With `data.source` problems, the traces are the teacher's own on `data.task`; any other source is
+  read. `mix` is the share of the divergence from the teacher's logits in the loss; 0, text alone,
+  is R1's way.
+  """
+
+  teacher: str = ""  # a workdir or Hugging Face directory
+  traces: RejectionConfig = RejectionConfig()
+  mix: float = 0.0
+  temperature: float = 1.0  # of both distributions in the divergence
+  engine_batch: int = 256
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    require(0 <= self.mix <= 1, f"mix is {self.mix}; it must be in [0, 1].")
+    require(self.temperature > 0, f"temperature is {self.temperature}; it must be positive.")
+    require(
+      bool(self.teacher),
+      "teacher is missing; name the workdir or Hugging Face directory of one.",
+    )
+
+
+def distill_job(values: Mapping[str, Any]) -> DistillJob:
+  """The job of a ConfigDict, whose None values stand for defaults."""
+  given = without_unset(sft.with_answers(values))
+  model = resolve_model(given.pop("model", {}), str(given.get("init", "")))
+  return from_dict(DistillJob, {**given, "model": model})
+
+
+def run_distill(
+  job: DistillJob, directory: str | Path, stage: str = ""
+) -> tuple[TrainState, Position]:
+  """Distils, or goes on distilling, in the workdir `directory`; see `train.run.run_job`."""
+  tokenizer = load_tokenizer(job.data.tokenizer)
+  config, weights, teacher_tokenizer = load_start(job.teacher)
+  teacher = Transformer(config, job.compute)
+  weights = jax.device_put(weights)
+  if job.data.source == "problems":
+    path = Workdir(directory, to_dict(job)).path / "traces.jsonl"
+    if not path.exists():
+      _write_traces(path, job, teacher, weights, teacher_tokenizer or tokenizer)
+    samples = _read_traces(path, tokenizer)
+  else:
+    samples = read_samples(job.data, tokenizer)
+  compiled = PretrainConfig(job.loss_chunk, job.optimizer.ema_decay)
+
+  def make(model: Transformer, tx: optax.GradientTransformation) -> StepFn:
+    if job.mix == 0:
+      return make_step(model, tx, compiled)
+    step = distill.make_step(model, teacher, tx, compiled)
+
+    def with_teacher(state: TrainState, batch: Batch, knobs: PretrainKnobs):
+      return step(state, weights, batch, distill.DistillKnobs(knobs, job.mix, job.temperature))
+
+    return with_teacher
+
+  return sft.tune(job, tokenizer, samples, directory, make, stage)
+
+
+def _write_traces(
+  path: Path, job: DistillJob, teacher: Transformer, weights: Weights, tokenizer: Tokenizer
+) -> None:
+  """The teacher's answers that are fit to be learnt from; ConfigError if there is none."""
+  engine = StaticEngine(teacher, job.engine_batch)
+  task = load_task(job.data.task)
+  selection = rejection_sample(engine, weights, task, tokenizer, job.traces, job.data.seed)
+  require(
+    bool(selection.kept),
+    f"the teacher {job.teacher} gave no right answer to {job.data.task}: {selection.counts}; "
+    "train it further, or raise traces.prompts.",
+  )
+  records = [{"prompt": c.problem.prompt, "text": c.text} for c in selection.kept]
+  lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+  write_atomically(path, "".join(lines))
+
+
+def _read_traces(path: Path, tokenizer: Tokenizer) -> list[Sample]:
+  records = map(json.loads, path.read_text(encoding="utf-8").split("\n")[:-1])
+  return [make_sample(tokenizer, Document(r["text"], r["prompt"])) for r in records]

@@ -1,0 +1,94 @@
+"""The GRPO job: from its configuration to a reinforced model in a workdir."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optax
+
+from deepseek_jax.config import ComputeConfig, ModelConfig, from_dict, require
+from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
+from deepseek_jax.decode.engine import StaticEngine
+from deepseek_jax.model.transformer import Transformer
+from deepseek_jax.rl.rewards import Transform
+from deepseek_jax.rl.trainer import Reinforcement, RLConfig
+from deepseek_jax.sharding import MeshConfig
+from deepseek_jax.tasks.registry import load_task
+from deepseek_jax.train import grpo
+from deepseek_jax.train.loop import FeedFn, LoopConfig, Position, StepFn
+from deepseek_jax.train.optimizer import OptimizerConfig
+from deepseek_jax.train.run import run_job
+from deepseek_jax.train.start import resolve_model, without_unset
+from deepseek_jax.train.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class GRPOJob:
+  """Everything a GRPO run depends on; what config.json holds. Its steps are iterations."""
+
+  model: ModelConfig
+  train: LoopConfig
+  rl: RLConfig = RLConfig()
+  task: str = "mini"  # see tasks.registry.load_task
+  tokenizer: str = "word"  # word | byte | a directory
+  optimizer: OptimizerConfig = OptimizerConfig(weight_decay=0.0)
+  compute: ComputeConfig = ComputeConfig()
+  mesh: MeshConfig = MeshConfig()
+  engine_batch: int = 256  # rows sampled at a time
+  loss_chunk: int = 1024
+  seed: int = 0
+  init: str = ""  # a workdir or Hugging Face directory to start from
+
+  def __post_init__(self) -> None:
+    width = self.rl.rollout.width
+    require(
+      width <= self.model.max_context,
+      f"rl.rollout.width is {width}; it must not exceed model.max_context, "
+      f"{self.model.max_context}.",
+    )
+    rows, split = self.rl.rollout.rows, self.mesh.data * self.mesh.fsdp
+    require(
+      rows % split == 0,
+      f"rl.rollout.rows is {rows}; it must divide by mesh.data * mesh.fsdp, {split}.",
+    )
+    require(
+      self.optimizer.ema_decay is None,
+      f"optimizer.ema_decay is {self.optimizer.ema_decay}; reinforcement keeps no average.",
+    )
+
+
+def grpo_job(values: Mapping[str, Any]) -> GRPOJob:
+  """The job of a ConfigDict, whose None values stand for defaults."""
+  given = without_unset(values)
+  model = resolve_model(given.pop("model", {}), str(given.get("init", "")))
+  return from_dict(GRPOJob, {"optimizer": {"weight_decay": 0.0}, **given, "model": model})
+
+
+def run_grpo(
+  job: GRPOJob, directory: str | Path, stage: str = "", transform: Transform | None = None
+) -> tuple[TrainState, Position]:
+  """Reinforces, or goes on reinforcing, in the workdir `directory`; see `train.run.run_job`."""
+  tokenizer: Tokenizer = load_tokenizer(job.tokenizer)
+  task = load_task(job.task)
+
+  def parts(
+    model: Transformer, tx: optax.GradientTransformation, position: Position
+  ) -> tuple[StepFn, FeedFn]:
+    del position  # all that an iteration depends on is its number
+    compiled = grpo.GRPOConfig(job.loss_chunk)
+    stage = Reinforcement(
+      update=grpo.make_step(model, tx, compiled),
+      score=grpo.make_scorer(model, compiled),
+      engine=StaticEngine(model, job.engine_batch),
+      task=task,
+      tokenizer=tokenizer,
+      config=job.rl,
+      iterations=job.train.steps,
+      seed=job.seed,
+      mesh=model.mesh,
+      transform=transform,
+    )
+    return stage.step, stage.feed
+
+  return run_job(job, tokenizer, directory, parts, reference=job.rl.kl_weight > 0, stage=stage)

@@ -1,0 +1,130 @@
+"""Rejection sampling: a model's own answers that are fit to be learnt from (2501.12948, 2.3.3).
+
+Right, well formed, ended, in the language of the question, not running in circles, not the same
+twice, and not too many of one problem.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Hashable, Sequence
+
+from deepseek_jax.config import require
+from deepseek_jax.data.tokenizer import Tokenizer
+from deepseek_jax.decode.engine import Engine, SamplingParams
+from deepseek_jax.rl.completions import Completion, draw, training_problems
+from deepseek_jax.tasks.task import Task
+from deepseek_jax.types import Weights
+
+_NGRAM = 6  # tokens; a loop repeats longer ones, a search that states its goal again does not
+
+_UNREADABLE = "\ufffd"  # what tokens that are no text decode to
+
+
+@dataclasses.dataclass(frozen=True)
+class RejectionConfig:
+  """What is sampled, and what is kept of it."""
+
+  prompts: int = 1024
+  group: int = 4  # samples per prompt
+  keep: int = 2  # of one problem at most
+  max_new: int = 128
+  temperature: float = 1.0
+  template: str = "plain"
+  language: float = 1.0  # least share of the thought in the problem's language
+  repeated: float = 0.3  # largest share of runs of 6 tokens that occurred before in the answer
+
+  def __post_init__(self) -> None:
+    for name in ("prompts", "group", "keep", "max_new"):
+      value = getattr(self, name)
+      require(value > 0, f"rejection.{name} is {value}; it must be positive.")
+    for name in ("language", "repeated"):
+      value = getattr(self, name)
+      require(0 <= value <= 1, f"rejection.{name} is {value}; it must be in [0, 1].")
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+  """What was kept, in the order sampled, and how many fell at each test.
+
+  `counts` has sampled, kept, and the reasons in the order in which they are tried: truncated,
+  malformed, wrong, language, repetitive, duplicate, surplus. A sample falls once.
+  """
+
+  kept: list[Completion]
+  counts: dict[str, int]
+  tokens: int  # sampled, whatever became of them
+
+
+def rejection_sample(
+  engine: Engine,
+  weights: Weights,
+  task: Task,
+  tokenizer: Tokenizer,
+  config: RejectionConfig,
+  seed: int,
+  first: int = 0,
+) -> Selection:
+  """Samples training problems `first` and on, and selects; a function of its arguments alone."""
+  problems = training_problems(task, first, config.prompts, seed)
+  params = SamplingParams(max_new=config.max_new, temperature=config.temperature)
+  drawn = draw(
+    engine,
+    weights,
+    task,
+    tokenizer,
+    problems,
+    config.group,
+    params,
+    (seed, first),
+    config.template,
+  )
+  return select(drawn, config)
+
+
+def select(completions: Sequence[Completion], config: RejectionConfig) -> Selection:
+  """The completions fit to be learnt from; problems are told apart by their prompt."""
+  counts = dict.fromkeys(
+    (
+      "sampled", "truncated", "malformed", "wrong", "language", "repetitive", "duplicate",
+      "surplus", "kept",
+    ),
+    0,
+  )  # fmt: skip
+  seen: set[tuple[str, str]] = set()
+  per_problem: collections.Counter[str] = collections.Counter()
+  kept = []
+  for one in completions:
+    counts["sampled"] += 1
+    prompt, identity = one.problem.prompt, (one.problem.prompt, one.text)
+    fault = _fault(one, config)
+    if fault is None and identity in seen:
+      fault = "duplicate"
+    elif fault is None and per_problem[prompt] >= config.keep:
+      fault = "surplus"
+    counts[fault or "kept"] += 1
+    if fault is None:
+      seen.add(identity)
+      per_problem[prompt] += 1
+      kept.append(one)
+  return Selection(kept, counts, sum(len(one.tokens) for one in completions))
+
+
+def _fault(one: Completion, config: RejectionConfig) -> str | None:
+  """What makes a completion unfit by itself."""
+  if one.truncated:
+    return "truncated"
+  if one.score.format < 1 or _UNREADABLE in one.text:
+    return "malformed"
+  if one.score.correct < 1:
+    return "wrong"
+  if one.score.language < config.language:
+    return "language"
+  if repeated_share(one.tokens) > config.repeated:
+    return "repetitive"
+  return None
+
+
+def repeated_share(tokens: Sequence[Hashable], length: int = _NGRAM) -> float:
+  """The share of runs of `length` tokens that already occurred earlier in the sequence."""
+  runs = [tuple(tokens[i : i + length]) for i in range(len(tokens) - length + 1)]
+  return 1 - len(set(runs)) / len(runs) if runs else 0.0

@@ -1,0 +1,191 @@
+"""Reinforcement by GRPO as a job of the training loop: a step of it is one rollout, in two halves.
+
+`feed` samples with the weights of the state; `step` makes the updates. The whole iteration depends
+on (seed, iteration) and the state alone, and checkpoints fall between iterations, so that one that
+was cut short is redone as it was.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from deepseek_jax.config import require
+from deepseek_jax.data.tokenizer import Tokenizer
+from deepseek_jax.decode.engine import Engine
+from deepseek_jax.rl.completions import Completion
+from deepseek_jax.rl.rewards import Transform
+from deepseek_jax.rl.rollout import Rollout, RolloutConfig, Update, roll_out
+from deepseek_jax.sharding import shard_batch
+from deepseek_jax.tasks.task import Task
+from deepseek_jax.train import grpo
+from deepseek_jax.train.loop import Feed, Position
+from deepseek_jax.train.policy import PolicyKnobs, RatioLevel
+from deepseek_jax.train.schedule import warmup_cosine
+from deepseek_jax.train.state import Metrics, TrainState, init_state
+from deepseek_jax.types import Weights
+
+_LEVELS = {level.name.lower(): level for level in RatioLevel}
+
+
+@dataclasses.dataclass(frozen=True)
+class RLConfig:
+  """A stage of reinforcement. The defaults suit the minis; R1's values are in configs/."""
+
+  rollout: RolloutConfig = RolloutConfig()
+  epochs: int = 1  # passes over a rollout
+  ratio_level: str = "token"  # token | sequence_sum | sequence_mean: see train/policy.py
+  clip_low: float = 0.2
+  clip_high: float = 0.28
+  kl: str = "k3"  # the estimator: k1 | k2 | k3
+  kl_weight: float = 0.0  # 0 keeps no reference
+  reference_every: int = 0  # updates after which the policy becomes the reference; 0: never
+  peak: float = 3e-4  # learning rate
+  final: float = 0.2  # of the peak, at the last iteration
+  warmup: int = 0  # iterations
+  bias_speed: float = 1e-3
+  mtp_weight: float = 0.1
+  balance_weight: float = 0.0
+
+  def __post_init__(self) -> None:
+    require(
+      self.ratio_level in _LEVELS,
+      f"rl.ratio_level is {self.ratio_level!r}; use one of {', '.join(_LEVELS)}.",
+    )
+    require(self.kl in ("k1", "k2", "k3"), f"rl.kl is {self.kl!r}; use k1, k2 or k3.")
+    require(self.epochs > 0, f"rl.epochs is {self.epochs}; it must be positive.")
+    for name in ("clip_low", "clip_high", "kl_weight", "reference_every", "peak", "warmup"):
+      value = getattr(self, name)
+      require(value >= 0, f"rl.{name} is {value}; it must not be negative.")
+    require(
+      self.kl_weight > 0 or self.reference_every == 0,
+      "rl.reference_every resets a reference, but rl.kl_weight is 0 and keeps none; set one.",
+    )
+
+  @property
+  def updates(self) -> int:
+    """Updates of one iteration, if no part of its rollout is empty."""
+    return self.rollout.updates * self.epochs
+
+  def policy_knobs(self) -> PolicyKnobs:
+    """The coefficients of the objective."""
+    knobs = PolicyKnobs(
+      clip_low=self.clip_low, clip_high=self.clip_high, ratio_level=_LEVELS[self.ratio_level]
+    )
+    return dataclasses.replace(knobs, **{f"kl_{self.kl}": self.kl_weight})
+
+  def resets_reference(self, iteration: int) -> bool:
+    """Whether `reference_every` scheduled updates are full just before `iteration`."""
+    if not self.reference_every or iteration == 0:
+      return False
+    before, now = ((i * self.updates) // self.reference_every for i in (iteration - 1, iteration))
+    return now > before
+
+
+def start(weights: Weights, tx: optax.GradientTransformation, config: RLConfig) -> TrainState:
+  """A fresh optimiser over `weights`, which are also the first reference where KL is on."""
+  reference = jax.tree.map(jnp.copy, weights) if config.kl_weight else None
+  return dataclasses.replace(init_state(weights, tx), reference=reference)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reinforcement:
+  """A stage: `feed` and `step` are those of `train.loop.train`, whose steps are iterations.
+
+  `update` and `score` (`grpo.make_step`, `grpo.make_scorer`) are given, so that stages that differ
+  in coefficients share what is compiled. `transform` may alter rewards (see `rewards.permuted`);
+  `observe` is shown the completions of each iteration.
+  """
+
+  update: grpo.Step
+  score: grpo.Scorer
+  engine: Engine
+  task: Task
+  tokenizer: Tokenizer
+  config: RLConfig
+  iterations: int
+  seed: int
+  mesh: jax.sharding.Mesh | None = None
+  transform: Transform | None = None
+  observe: Callable[[int, list[Completion]], None] | None = None
+
+  def feed(self, position: Position, state: TrainState) -> Feed:
+    """Samples the rollout of the next iteration."""
+    began, iteration = time.monotonic(), position.step
+    rollout = roll_out(
+      self.engine,
+      state.weights,
+      self.task,
+      self.tokenizer,
+      self.config.rollout,
+      self.seed,
+      iteration,
+      self.transform,
+    )
+    if self.observe is not None:
+      self.observe(iteration, rollout.completions)
+    seconds = round(time.monotonic() - began, 4)
+    c = self.config
+    return Feed(
+      batch=(iteration, rollout),
+      knobs=grpo.GRPOKnobs(
+        policy=c.policy_knobs(),
+        learning_rate=warmup_cosine(iteration, self.iterations, c.peak, c.warmup, c.final),
+        micro_batches=0,
+        bias_speed=c.bias_speed,
+        mtp_weight=c.mtp_weight,
+        balance_weight=c.balance_weight,
+      ),
+      tokens=int(rollout.report["sampled_tokens"]),
+      metrics={**rollout.report, "sampling_seconds": seconds},
+    )
+
+  def step(
+    self, state: TrainState, batch: tuple[int, Rollout], knobs: grpo.GRPOKnobs
+  ) -> tuple[TrainState, Metrics]:
+    """All updates of an iteration, and their metrics (see `_summary`)."""
+    iteration, rollout = batch
+    if self.config.resets_reference(iteration):
+      state = dataclasses.replace(state, reference=jax.tree.map(jnp.copy, state.weights))
+    updates = [self._placed(update, state) for update in rollout.updates]
+    rows: list[Metrics] = []
+    for update in updates * self.config.epochs:
+      knobs = dataclasses.replace(knobs, micro_batches=update.micro_batches)
+      state, metrics = self.update(state, update.batch, knobs)
+      rows.append(metrics)
+    return state, _summary(rows, with_kl=state.reference is not None)
+
+  def _placed(self, update: Update, state: TrainState) -> Update:
+    """The update on its devices, with reference log-probabilities if there is a reference."""
+    batch = shard_batch(self.mesh, update.batch)
+    if state.reference is not None:
+      logprob_MBT = self.score(state.reference, batch.batch, update.micro_batches)
+      batch = dataclasses.replace(
+        batch, ref_logprob_BT=logprob_MBT * (batch.batch.loss_mask_BT > 0)
+      )
+    return Update(batch, update.micro_batches)
+
+
+def _summary(rows: list[Metrics], with_kl: bool) -> dict[str, Any]:
+  """Means over an iteration's updates, but for maxima; mismatch is that of the first.
+
+  Later updates compare a policy that has moved already with the one that sampled.
+  """
+  summary: dict[str, Any] = {"updates": float(len(rows))}
+  if not rows:
+    return summary
+  for name in rows[0]:
+    values = [row[name] for row in rows]
+    if name in ("mismatch", "experts_differ"):
+      summary[name] = values[0]
+    elif name == "ratio_max":
+      summary[name] = jnp.max(jnp.stack(values))
+    elif name == "tokens":
+      summary["trained_tokens"] = jnp.sum(jnp.stack(values))
+    elif name != "kl" or with_kl:
+      summary[name] = jnp.mean(jnp.stack(values))
+  return summary

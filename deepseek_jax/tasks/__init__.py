@@ -1,0 +1,1 @@
+"""Problems, verifiers, prompts and worked solutions: plain Python, importable without jax."""

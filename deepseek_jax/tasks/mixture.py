@@ -1,0 +1,58 @@
+"""Several tasks as one: each problem is drawn from one of them."""
+
+import bisect
+import dataclasses
+import functools
+import itertools
+
+from deepseek_jax.config import require
+from deepseek_jax.tasks.chain_sum import ChainSum
+from deepseek_jax.tasks.countdown import Countdown
+from deepseek_jax.tasks.task import Problem, Score, Split, Task, fraction
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+  """Problems of `tasks` in proportion to `weights`; each is judged by the task it came from."""
+
+  tasks: tuple[Task, ...]
+  weights: tuple[float, ...]
+  name: str = "mixture"
+
+  def __post_init__(self) -> None:
+    require(len(self.tasks) > 0, "a mixture of tasks is empty; name at least one task.")
+    require(
+      len(self.weights) == len(self.tasks) and min(self.weights) > 0,
+      f"mixture weights are {self.weights}; give one positive weight per task.",
+    )
+    names = [task.name for task in self.tasks]
+    require(len(set(names)) == len(names), f"a mixture names a task twice: {', '.join(names)}.")
+
+  def sample(self, split: Split, index: int, seed: int, language: str | None = None) -> Problem:
+    """See `Task.sample`."""
+    place = fraction(seed, self.name, split, index) * sum(self.weights)
+    chosen = bisect.bisect(self._ends, place)
+    return self.tasks[min(chosen, len(self.tasks) - 1)].sample(split, index, seed, language)
+
+  @functools.cached_property
+  def _ends(self) -> list[float]:
+    return list(itertools.accumulate(self.weights))
+
+  def score(self, problem: Problem, text: str) -> Score:
+    """Judges by the problem's own task."""
+    for task in self.tasks:
+      if task.name == problem.task:
+        return task.score(problem, text)
+    raise ValueError(
+      f"the problem {problem.key!r} is of task {problem.task!r}, not of this mixture"
+    )
+
+
+def mini_mixture() -> Mixture:
+  """Six signed countdowns to four chain sums of 3 to 6 terms: what the mini models learn."""
+  return Mixture((Countdown(), ChainSum(3, 6)), (0.6, 0.4), name="mini")
+
+
+def tiny_mixture() -> Mixture:
+  """Countdowns of two digits and sums of two terms: what a model learns in a minute."""
+  return Mixture((Countdown(2, 2), ChainSum(2, 2)), (0.6, 0.4), name="tiny")

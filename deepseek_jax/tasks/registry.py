@@ -1,0 +1,64 @@
+"""Finding a task by its name: ours, reasoning-gym's, or one of the user's."""
+
+import importlib
+from collections.abc import Callable
+
+from deepseek_jax.config import ConfigError
+from deepseek_jax.tasks.chain_sum import ChainSum
+from deepseek_jax.tasks.countdown import Countdown
+from deepseek_jax.tasks.mixture import mini_mixture, tiny_mixture
+from deepseek_jax.tasks.task import Task
+
+BUILT_IN: dict[str, Callable[[], Task]] = {
+  "mini": mini_mixture,
+  "tiny": tiny_mixture,
+  "countdown": Countdown,
+  "chain_sum": ChainSum,
+}
+_FORMS = f"{', '.join(BUILT_IN)}, reasoning_gym:DATASET or package.module:name"
+
+
+def load_task(spec: str) -> Task:
+  """The task called `spec`.
+
+  Args:
+    spec: `mini`, `tiny`, `countdown`, `chain_sum`; `reasoning_gym:DATASET` for any dataset of
+      reasoning-gym; or `package.module:name`, a task object or a class or function that makes one.
+
+  Raises:
+    ConfigError: there is no such task, or it has not the methods of one.
+  """
+  if spec in BUILT_IN:
+    return BUILT_IN[spec]()
+  module_name, colon, attribute = spec.partition(":")
+  if not colon or not module_name or not attribute:
+    raise ConfigError(f"task {spec!r} is unknown; use {_FORMS}.")
+  if module_name == "reasoning_gym":
+    from deepseek_jax.tasks.reasoning_gym import ReasoningGym
+
+    return ReasoningGym(attribute)
+  return _user_task(spec, module_name, attribute)
+
+
+def _user_task(spec: str, module_name: str, attribute: str) -> Task:
+  """Imports the user's object and makes sure that it is a task."""
+  try:
+    module = importlib.import_module(module_name)
+  except ImportError as error:
+    raise ConfigError(
+      f"task {spec!r}: module {module_name!r} cannot be imported ({error})."
+    ) from error
+  if not hasattr(module, attribute):
+    raise ConfigError(f"task {spec!r}: module {module_name!r} has no {attribute!r}.")
+  found = getattr(module, attribute)
+  if isinstance(found, type) or (callable(found) and not isinstance(found, Task)):
+    try:
+      found = found()
+    except TypeError as error:
+      raise ConfigError(
+        f"task {spec!r}: calling {attribute!r} without arguments failed ({error})."
+      ) from error
+  if not isinstance(found, Task):
+    missing = [name for name in ("name", "sample", "score") if not hasattr(found, name)]
+    raise ConfigError(f"task {spec!r} is not a task: it lacks {', '.join(missing)}.")
+  return found

@@ -1,0 +1,83 @@
+"""What a task is: problems drawn by counter, and a verifier.
+
+A user's own task is any object with `name`, `sample` and `score` (see `registry.load_task`):
+
+  class Parity:
+    name = "parity"
+
+    def sample(self, split, index, seed, language=None):
+      n = stream(seed, self.name, split, index).randrange(1000)
+      return Problem(prompt=f"is {n} even ?", task=self.name, key=f"parity {n}", data=n)
+
+    def score(self, problem, text):
+      ...
+      return Score(correct=1.0, format=1.0, language=1.0)
+"""
+
+import dataclasses
+import hashlib
+import random
+from typing import Any, Literal, Protocol, runtime_checkable
+
+Split = Literal["train", "heldout"]
+SPLITS: tuple[Split, Split] = ("train", "heldout")
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """One question. `key` is its identity whatever the wording or the language."""
+
+  prompt: str  # what the model reads; for the mini tasks it ends with `?`
+  task: str  # name of the task that can score it
+  key: str
+  language: str = "en"  # in which it is asked, and in which the thought is wanted
+  data: Any = None  # what the verifier needs: digits and target, terms, a reasoning-gym entry
+  answer: str | None = None  # where there is only one
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+  """A verifier's judgement of one completion; each figure lies in [0, 1]."""
+
+  correct: float
+  format: float  # the completion is one closed thought, then one closed answer
+  language: float  # share of the thought's words that are in the problem's language
+
+
+@runtime_checkable
+class Task(Protocol):
+  """Problems without end, and the rule that judges their answers."""
+
+  @property
+  def name(self) -> str:
+    """Identifies the task in problems and reports."""
+    ...
+
+  def sample(self, split: Split, index: int, seed: int, language: str | None = None) -> Problem:
+    """Problem `index` of a split: a pure function of its arguments.
+
+    `language` None draws one. No problem of one split ever occurs in the other, under any seed.
+    """
+    ...
+
+  def score(self, problem: Problem, text: str) -> Score:
+    """Judges a completion (without its prompt); any text at all must be safe to pass."""
+    ...
+
+
+def stream(seed: int, *counter: str | int) -> random.Random:
+  """Random numbers that depend on the arguments only, on every machine and Python version.
+
+  The seed is hashed as text (SHA-512), which Python keeps stable between versions.
+  """
+  return random.Random("/".join(map(str, (seed, *counter))))
+
+
+def fraction(seed: int, *counter: str | int) -> float:
+  """One number in [0, 1) that depends on the arguments only; cheaper than a whole stream."""
+  return hash_of("/".join(map(str, (seed, *counter)))) / 2**64
+
+
+def hash_of(text: str) -> int:
+  """64 bits of a text's SHA-256: the same on every machine, unlike Python's own hash."""
+  return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])

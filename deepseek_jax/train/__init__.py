@@ -1,0 +1,1 @@
+"""Training: state, optimiser, losses, the pure steps, the loop and its checkpoints."""

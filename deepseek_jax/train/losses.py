@@ -1,0 +1,192 @@
+"""The chunked cross-entropy, and which token is whose target.
+
+This is the one place that multiplies by the output head in training. Rows are taken `chunk` at a
+time, so that [N, V] logits never exist at once, not even in the backward pass, which either makes
+the logits again (`token_logprobs`) or finds the gradient made during the forward pass
+(`cross_entropy`, three matrix products of N x D x V in place of four). Logits and everything after
+them are float32, whatever the hidden states are.
+
+A chunk takes rows at a stride: row r of chunk c is row r * chunks + c. Hidden states whose rows
+are laid out over devices keep their layout, where contiguous chunks would each lie on one device.
+
+To score at a temperature, divide the hidden states by it.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from deepseek_jax.types import Batch
+
+
+def shift_targets(batch: Batch, depth: int = 0) -> tuple[jax.Array, jax.Array]:
+  """Targets [..., T] of each position and their weights: position t predicts token t + 1 + depth.
+
+  The weight is the target's `loss_mask_BT`, and 0 where the target lies in another segment, in the
+  padding or past the end. Depth k is the k-th MTP module's, 2412.19437 section 2.2.
+  """
+  ahead = depth + 1
+
+  def shift(x: jax.Array) -> jax.Array:
+    pad = jnp.zeros_like(x[..., :ahead])
+    return jnp.concatenate([x[..., ahead:], pad], axis=-1)
+
+  segments_BT = shift(batch.segments_BT)
+  same_BT = (segments_BT == batch.segments_BT) & (segments_BT > 0)
+  return shift(batch.tokens_BT), shift(batch.loss_mask_BT) * same_BT
+
+
+def token_logprobs(
+  hidden_ND: jax.Array,
+  head_DV: jax.Array,
+  targets_N: jax.Array,
+  chunk: int = 1024,
+  with_entropy: bool = False,
+) -> tuple[jax.Array, jax.Array | None]:
+  """Log-probability of each row's target and, if asked for, the entropy of its distribution.
+
+  Both float32 and differentiable in `hidden_ND` and `head_DV`; `hidden_ND` comes after the final
+  norm and `head_DV` in the compute dtype. At most about `chunk` rows of logits exist at a time.
+  """
+  rows = hidden_ND.shape[0]
+  hidden, targets = split_rows(hidden_ND, chunk), split_rows(targets_N, chunk)
+  logprob, entropy = _logprobs(with_entropy, hidden, head_DV, targets)
+  return _join(logprob, rows), None if entropy is None else _join(entropy, rows)
+
+
+def cross_entropy(
+  hidden_ND: jax.Array,
+  head_DV: jax.Array,
+  targets_N: jax.Array,
+  weights_N: jax.Array,
+  chunk: int = 1024,
+) -> jax.Array:
+  """Sum over rows of weight times -log p(target); its gradients are made in the forward pass.
+
+  Not differentiable in `weights_N`.
+  """
+  hidden, targets = split_rows(hidden_ND, chunk), split_rows(targets_N, chunk)
+  weights = split_rows(weights_N.astype(jnp.float32), chunk)
+  return _weighted(hidden, head_DV, targets, jax.lax.stop_gradient(weights))
+
+
+def split_rows(x_N: jax.Array, chunk: int) -> jax.Array:
+  """[N, ...] -> [chunks, rows, ...], strided, padded with zeros."""
+  count = x_N.shape[0]
+  chunks = max(1, -(-count // chunk))
+  rows = -(-count // chunks)
+  if rows * chunks > count:
+    x_N = jnp.pad(x_N, [(0, rows * chunks - count)] + [(0, 0)] * (x_N.ndim - 1))
+  return jnp.swapaxes(x_N.reshape(rows, chunks, *x_N.shape[1:]), 0, 1)
+
+
+def _join(x: jax.Array, count: int) -> jax.Array:
+  """The inverse of `split_rows`."""
+  return jnp.swapaxes(x, 0, 1).reshape(-1)[:count]
+
+
+def _logits(hidden_ND: jax.Array, head_DV: jax.Array) -> jax.Array:
+  return jnp.dot(hidden_ND, head_DV, preferred_element_type=jnp.float32)
+
+
+def _pull_back(
+  dlogits_NV: jax.Array, hidden_ND: jax.Array, head_DV: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Gradients of one chunk: of the hidden states in their dtype, of the head in float32."""
+  d_NV = dlogits_NV.astype(head_DV.dtype)
+  dhidden_ND = jax.lax.dot_general(d_NV, head_DV, (((1,), (1,)), ((), ())))
+  dhead_DV = jax.lax.dot_general(
+    hidden_ND, d_NV, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+  )
+  return dhidden_ND.astype(hidden_ND.dtype), dhead_DV
+
+
+def _is_target(targets_N: jax.Array, vocab: int) -> jax.Array:
+  return targets_N[:, None] == jnp.arange(vocab, dtype=targets_N.dtype)
+
+
+def _target_logits(logits_NV: jax.Array, targets_N: jax.Array) -> jax.Array:
+  return jnp.take_along_axis(logits_NV, targets_N[:, None], axis=-1)[:, 0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _logprobs(
+  with_entropy: bool, hidden: jax.Array, head_DV: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
+  return _logprobs_forward(with_entropy, hidden, head_DV, targets)[0]
+
+
+def _logprobs_forward(with_entropy, hidden, head_DV, targets):
+  def chunk(_, rows):
+    hidden_ND, targets_N = rows
+    logits_NV = _logits(hidden_ND, head_DV)
+    total_N = jax.nn.logsumexp(logits_NV, axis=-1)
+    entropy_N = None
+    if with_entropy:
+      mean_N = jnp.sum(jnp.exp(logits_NV - total_N[:, None]) * logits_NV, axis=-1)
+      entropy_N = total_N - mean_N
+    return None, (_target_logits(logits_NV, targets_N) - total_N, entropy_N, total_N)
+
+  _, (logprob, entropy, total) = jax.lax.scan(chunk, None, (hidden, targets))
+  return (logprob, entropy), (hidden, head_DV, targets, total, entropy)
+
+
+def _logprobs_backward(with_entropy, saved, cotangents):
+  hidden, head_DV, targets, total, entropy = saved
+
+  def chunk(dhead_DV, rows):
+    hidden_ND, targets_N, total_N, entropy_N, (dlogprob_N, dentropy_N) = rows
+    logprobs_NV = _logits(hidden_ND, head_DV) - total_N[:, None]
+    p_NV = jnp.exp(logprobs_NV)
+    d_NV = dlogprob_N[:, None] * (_is_target(targets_N, head_DV.shape[1]) - p_NV)
+    if with_entropy:  # dH/dz_j = -p_j (log p_j + H)
+      d_NV -= dentropy_N[:, None] * p_NV * (logprobs_NV + entropy_N[:, None])
+    dhidden_ND, more_DV = _pull_back(d_NV, hidden_ND, head_DV)
+    return dhead_DV + more_DV, dhidden_ND
+
+  zeros_DV = jnp.zeros(head_DV.shape, jnp.float32)
+  rows = (hidden, targets, total, entropy, cotangents)
+  dhead_DV, dhidden = jax.lax.scan(chunk, zeros_DV, rows)
+  return dhidden, dhead_DV.astype(head_DV.dtype), None
+
+
+_logprobs.defvjp(_logprobs_forward, _logprobs_backward)
+
+
+@jax.custom_vjp
+def _weighted(
+  hidden: jax.Array, head_DV: jax.Array, targets: jax.Array, weights: jax.Array
+) -> jax.Array:
+  logprob, _ = _logprobs(False, hidden, head_DV, targets)
+  return -jnp.sum(weights * logprob)
+
+
+def _weighted_forward(hidden, head_DV, targets, weights):
+  def chunk(carry, rows):
+    loss, dhead_DV = carry
+    hidden_ND, targets_N, weights_N = rows
+    logits_NV = _logits(hidden_ND, head_DV)
+    total_N = jax.nn.logsumexp(logits_NV, axis=-1)
+    loss += jnp.sum(weights_N * (total_N - _target_logits(logits_NV, targets_N)))
+    p_NV = jnp.exp(logits_NV - total_N[:, None])
+    d_NV = weights_N[:, None] * (p_NV - _is_target(targets_N, head_DV.shape[1]))
+    dhidden_ND, more_DV = _pull_back(d_NV, hidden_ND, head_DV)
+    return (loss, dhead_DV + more_DV), dhidden_ND
+
+  start = (jnp.zeros([], jnp.float32), jnp.zeros(head_DV.shape, jnp.float32))
+  (loss, dhead_DV), dhidden = jax.lax.scan(chunk, start, (hidden, targets, weights))
+  return loss, (dhidden, dhead_DV.astype(head_DV.dtype))
+
+
+def _weighted_backward(saved, cotangent):
+  dhidden, dhead_DV = saved
+  return (
+    (cotangent * dhidden).astype(dhidden.dtype),
+    (cotangent * dhead_DV).astype(dhead_DV.dtype),
+    None,
+    None,
+  )
+
+
+_weighted.defvjp(_weighted_forward, _weighted_backward)

@@ -1,0 +1,128 @@
+"""The pre-training job: from its configuration to a trained state in a workdir."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from deepseek_jax.config import ComputeConfig, ModelConfig, from_dict, require
+from deepseek_jax.data.config import DataConfig
+from deepseek_jax.data.pipeline import open_batches
+from deepseek_jax.data.tokenizer import load_tokenizer
+from deepseek_jax.model.transformer import Transformer
+from deepseek_jax.sharding import MeshConfig, shard_batch
+from deepseek_jax.train.loop import Feed, FeedFn, LoopConfig, Position, StepFn
+from deepseek_jax.train.optimizer import OptimizerConfig
+from deepseek_jax.train.pretrain import PretrainConfig, PretrainKnobs, make_step
+from deepseek_jax.train.run import run_job
+from deepseek_jax.train.schedule import Schedule, micro_batches
+from deepseek_jax.train.start import resolve_model, without_unset
+from deepseek_jax.train.state import TrainState
+from deepseek_jax.types import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainJob:
+  """Everything a pre-training run depends on; what config.json holds."""
+
+  model: ModelConfig
+  schedule: Schedule
+  train: LoopConfig
+  data: DataConfig = DataConfig()  # data.batch rows make one micro-batch
+  optimizer: OptimizerConfig = OptimizerConfig()
+  compute: ComputeConfig = ComputeConfig()
+  mesh: MeshConfig = MeshConfig()
+  micro_batches: int = 1  # the most in one step
+  balance_weight: float = 1e-4  # V3's alpha
+  loss_chunk: int = 1024
+  seed: int = 0
+  init: str = ""  # a workdir or Hugging Face directory to start from
+
+  def __post_init__(self) -> None:
+    require(self.micro_batches > 0, f"micro_batches is {self.micro_batches}; it must be positive.")
+    require(
+      self.data.length <= self.model.max_context,
+      f"data.length is {self.data.length}; it must not exceed model.max_context, "
+      f"{self.model.max_context}.",
+    )
+    rows = self.mesh.data * self.mesh.fsdp
+    require(
+      self.data.batch % rows == 0,
+      f"data.batch is {self.data.batch}; it must divide by mesh.data * mesh.fsdp, {rows}.",
+    )
+
+
+def pretrain_job(values: Mapping[str, Any]) -> PretrainJob:
+  """The job of a ConfigDict, whose None values stand for defaults."""
+  given = without_unset(values)
+  model = resolve_model(given.pop("model", {}), str(given.get("init", "")))
+  return from_dict(PretrainJob, {**given, "model": model})
+
+
+def run_pretrain(
+  job: PretrainJob, directory: str | Path, stage: str = ""
+) -> tuple[TrainState, Position]:
+  """Trains, or goes on training, in the workdir `directory`; see `run.run_job`."""
+  tokenizer = load_tokenizer(job.data.tokenizer)
+  batches = open_batches(job.data, tokenizer)
+
+  def parts(
+    model: Transformer, tx: optax.GradientTransformation, position: Position
+  ) -> tuple[StepFn, FeedFn]:
+    step = make_step(model, tx, PretrainConfig(job.loss_chunk, job.optimizer.ema_decay))
+    return step, make_feed(job, batches, position, model.mesh)
+
+  return run_job(job, tokenizer, directory, parts, stage=stage)
+
+
+def make_feed(
+  job: PretrainJob, batches: Any, start: Position, mesh: jax.sharding.Mesh | None
+) -> Callable[[Position, TrainState], Feed]:
+  """Micro-batches stacked into batches, and the schedule's knobs; continues behind `start`.
+
+  `batches` is the iterator of `data.open_batches`. Where the data ends inside a batch, the step
+  has fewer micro-batches.
+  """
+  if start.data is not None:
+    batches.set_state(start.data)
+
+  def feed(position: Position, state: TrainState) -> Feed:
+    del state
+    now = job.schedule.at(position.step, position.tokens, job.train.steps)
+    wanted = micro_batches(now.sequences, job.data.batch, job.micro_batches)
+    taken = list(_take(batches, wanted))
+    if not taken:
+      raise StopIteration
+    batch = _stack(taken, job.micro_batches)
+    knobs = PretrainKnobs(
+      learning_rate=np.float32(now.learning_rate),
+      bias_speed=np.float32(now.bias_speed),
+      mtp_weight=np.float32(now.mtp_weight),
+      balance_weight=np.float32(job.balance_weight),
+      micro_batches=np.int32(len(taken)),
+    )
+    tokens = sum(int((micro.segments_BT > 0).sum()) for micro in taken)
+    logged = {"learning_rate": now.learning_rate}
+    return Feed(shard_batch(mesh, batch), knobs, tokens, batches.get_state(), logged)
+
+  return feed
+
+
+def _take(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
+  for _, batch in zip(range(count), batches, strict=False):
+    yield batch
+
+
+def _stack(taken: list[Batch], most: int) -> Batch:
+  """[M, B, T] of the micro-batches taken; the unused ones up to `most` are padding."""
+
+  def stack(*arrays: np.ndarray) -> np.ndarray:
+    out = np.zeros((most, *arrays[0].shape), arrays[0].dtype)
+    out[: len(arrays)] = arrays
+    return out
+
+  return jax.tree.map(stack, *taken)

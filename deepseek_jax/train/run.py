@@ -1,0 +1,83 @@
+"""What is the same in every training job: workdir, start or resume, loop, and letting go."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import optax
+
+from deepseek_jax.config import ComputeConfig, ModelConfig, require, to_dict
+from deepseek_jax.data.tokenizer import Tokenizer
+from deepseek_jax.model.transformer import Transformer
+from deepseek_jax.sharding import MeshConfig, make_mesh
+from deepseek_jax.train.checkpoint import Checkpointer
+from deepseek_jax.train.loop import FeedFn, LoopConfig, Position, StepFn, train
+from deepseek_jax.train.metrics import MetricsLog
+from deepseek_jax.train.optimizer import OptimizerConfig, make_optimizer
+from deepseek_jax.train.progress import Progress
+from deepseek_jax.train.start import begin_training
+from deepseek_jax.train.state import TrainState
+from deepseek_jax.train.workdir import Workdir
+
+
+class Job(Protocol):
+  """What `run_job` reads of a job; a frozen dataclass, all of which becomes config.json."""
+
+  @property
+  def model(self) -> ModelConfig: ...
+  @property
+  def train(self) -> LoopConfig: ...
+  @property
+  def optimizer(self) -> OptimizerConfig: ...
+  @property
+  def compute(self) -> ComputeConfig: ...
+  @property
+  def mesh(self) -> MeshConfig: ...
+  @property
+  def seed(self) -> int: ...
+  @property
+  def init(self) -> str: ...
+
+
+# The step and the feed of a job, given where it goes on from.
+Parts = Callable[[Transformer, optax.GradientTransformation, Position], tuple[StepFn, FeedFn]]
+
+
+def run_job(
+  job: Job,
+  tokenizer: Tokenizer,
+  directory: str | Path,
+  parts: Parts,
+  reference: bool = False,
+  stage: str = "",
+) -> tuple[TrainState, Position]:
+  """Trains, or goes on training, in the workdir `directory`; `stage` prefixes lines of progress.
+
+  Raises:
+    ConfigError: the input is bad, or the directory is another run's.
+    TrainingDiverged, Terminated: see `loop.train`.
+  """
+  require(
+    tokenizer.vocab_size <= job.model.vocab,
+    f"model.vocab is {job.model.vocab}, but the tokenizer has {tokenizer.vocab_size} ids.",
+  )
+  mesh = make_mesh(job.mesh) if job.mesh.devices > 1 else None
+  workdir = Workdir(directory, to_dict(job))
+  tokenizer.save(workdir.tokenizer)
+  model = Transformer(job.model, job.compute, mesh)
+  tx = make_optimizer(job.optimizer)
+  checkpointer = Checkpointer(workdir.checkpoints, job.train.keep)
+  log = MetricsLog(workdir.path)
+  try:
+    average = job.optimizer.ema_decay is not None
+    state, position = begin_training(
+      model, tx, checkpointer, log, job.seed, job.init, ema=average, reference=reference
+    )
+    step, feed = parts(model, tx, position)
+    progress = Progress(job.train.steps, job.train.progress_seconds, stage)
+    return train(
+      state, position, step, feed, job.train, checkpointer, log, workdir.profile, progress
+    )
+  finally:
+    log.close()
+    checkpointer.close()

@@ -1,0 +1,137 @@
+"""Where a job's model comes from: a preset with changes, a workdir, a Hugging Face directory."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+
+from deepseek_jax.config import ConfigError, ModelConfig, from_dict, require, to_dict
+from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
+from deepseek_jax.hub.safetensors import is_pretrained, load_pretrained
+from deepseek_jax.model.transformer import Transformer, init_weights
+from deepseek_jax.presets import preset
+from deepseek_jax.sharding import init_sharded, state_shardings
+from deepseek_jax.train.checkpoint import Checkpointer, load_weights
+from deepseek_jax.train.loop import Position, begin
+from deepseek_jax.train.metrics import MetricsLog
+from deepseek_jax.train.state import TrainState, abstract_state, init_state
+from deepseek_jax.train.workdir import read_config
+from deepseek_jax.types import Weights
+
+
+def without_unset(values: Mapping[str, Any]) -> dict[str, Any]:
+  """A nested mapping without its None values, which stand for the library's defaults."""
+  kept: dict[str, Any] = {}
+  for name, value in values.items():
+    if hasattr(value, "items"):
+      inner = without_unset(value)
+      if inner or not value:
+        kept[name] = inner
+    elif value is not None:
+      kept[name] = value
+  return kept
+
+
+def resolve_model(values: Mapping[str, Any], init: str = "") -> ModelConfig:
+  """The architecture of `config.model`: a preset's name and the fields that differ from it.
+
+  Without a preset it is that of the directory `init`; with neither, all fields must be given.
+
+  Raises:
+    ConfigError: a field is unknown or does not fit the others.
+  """
+  changes = without_unset(values)
+  name = changes.pop("preset", "")
+  if name:
+    base = to_dict(preset(name))
+  elif init:
+    base = to_dict(read_architecture(init))
+  else:
+    base = {}
+  return from_dict(ModelConfig, _merge(base, changes), "config.model")
+
+
+def read_architecture(directory: str | Path) -> ModelConfig:
+  """The architecture of a workdir or a Hugging Face directory."""
+  if is_pretrained(directory):
+    return load_pretrained(directory)[0]
+  values = read_config(directory).get("model")
+  if values is None:
+    raise ConfigError(f"{directory} is no workdir of a training job; its config has no model.")
+  return from_dict(ModelConfig, values, f"{directory}: model")
+
+
+def load_start(directory: str | Path) -> tuple[ModelConfig, Weights, Tokenizer | None]:
+  """Architecture, host weights and tokenizer of a workdir's newest checkpoint or a HF directory.
+
+  Raises:
+    ConfigError: it is neither, or holds no checkpoint yet.
+  """
+  path = Path(directory)
+  require(path.is_dir(), f"{directory} does not exist; name a workdir or Hugging Face directory.")
+  if is_pretrained(path):
+    return load_pretrained(path)
+  config = read_architecture(path)
+  folder = path / "tokenizer"
+  tokenizer = load_tokenizer(folder) if folder.is_dir() else None
+  return config, load_weights(path / "checkpoints"), tokenizer
+
+
+def begin_training(
+  model: Transformer,
+  tx: optax.GradientTransformation,
+  checkpointer: Checkpointer,
+  log: MetricsLog,
+  seed: int = 0,
+  init: str = "",
+  weights: Weights | None = None,
+  ema: bool = False,
+  reference: bool = False,
+) -> tuple[TrainState, Position]:
+  """The state a job goes on from: its own newest checkpoint, or the beginning.
+
+  The beginning is `weights` (which are copied), the weights in the directory `init`, or random
+  ones of `seed`; in every case with a fresh optimiser, on the model's mesh.
+  """
+  key = jax.random.key(seed)
+
+  def fresh(key: jax.Array) -> TrainState:
+    return init_state(init_weights(model, key), tx, ema, reference)
+
+  def create() -> TrainState:
+    if weights is None and not init:
+      return init_sharded(fresh, model.mesh, key)
+    given = weights if weights is not None else _matching(model.config, init)
+    if model.mesh is not None:
+      given = jax.device_put(given, state_shardings(model.mesh, given))
+    return init_sharded(lambda w: init_state(w, tx, ema, reference), model.mesh, given)
+
+  abstract = abstract_state(lambda: fresh(key), model.mesh)
+  return begin(abstract, create, checkpointer, log)
+
+
+def _matching(config: ModelConfig, init: str) -> Weights:
+  """The weights in `init`, if they are of the architecture `config`."""
+  found, weights, _ = load_start(init)
+  same = _shapes(found) == _shapes(config)
+  require(same, f"config.init {init} holds another architecture than config.model.")
+  return weights
+
+
+def _shapes(config: ModelConfig) -> Any:
+  """The weights of an architecture, each array as its shape."""
+  abstract = jax.eval_shape(lambda: init_weights(Transformer(config), jax.random.key(0)))
+  return jax.tree.map(lambda x: x.shape, abstract)
+
+
+def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+  """`base` with the nested `changes` put over it."""
+  merged = dict(base)
+  for name, value in changes.items():
+    inner = merged.get(name)
+    if isinstance(value, Mapping) and isinstance(inner, Mapping):
+      value = _merge(dict(inner), value)
+    merged[name] = value
+  return merged

@@ -1,0 +1,131 @@
+"""Measures us beside others, in one run on one machine.
+
+  python -m experiments.bench --suite=train --against=transformers
+  python -m experiments.bench --suite=experts
+
+train: one full training step of a preset, in float32, against transformers with torch; the median
+of interleaved pairs, and what our step spends its time on. experts: what a token costs with 32 and
+with 128 experts at the same top-k, in rows of 1,024 and of 256 tokens. Nothing else should run
+meanwhile; the load average is in the result. --out=FILE keeps it as JSON.
+"""
+
+import dataclasses
+import json
+import os
+import statistics
+from typing import Any
+
+from absl import flags
+
+from deepseek_jax.config import ConfigError, require
+from deepseek_jax.plan.flops import parameters
+from deepseek_jax.presets import preset
+from experiments import program
+from experiments.benchmarks.timing import machine, pair_ratio, take_turns
+from experiments.benchmarks.trainers import Shape, Trainer
+
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+  """Runs the suite of the flags, prints its tables and writes its JSON."""
+  require(FLAGS.pairs > 0, f"--pairs is {FLAGS.pairs}; it must be positive.")
+  require(FLAGS.steps > 0, f"--steps is {FLAGS.steps}; it must be positive.")
+  result = {"suite": FLAGS.suite, "before": machine()}
+  result |= train() if FLAGS.suite == "train" else experts()
+  result["after"] = machine()
+  print(f"load average {result['before']['load_average']} -> {result['after']['load_average']}")
+  if FLAGS.out:
+    _write(FLAGS.out, result)
+
+
+def train() -> dict[str, Any]:
+  """Tokens per second of our training step and of another's, and the parts of ours."""
+  shape = Shape(preset(FLAGS.preset), FLAGS.batch, FLAGS.length)
+  names = ["deepseek_jax", *([FLAGS.against] if FLAGS.against else [])]
+  print(f"{FLAGS.preset}: {parameters(shape.model):,} parameters, {shape.batch} x {shape.length}")
+  seconds = _race({name: (name, shape) for name in names})
+  result: dict[str, Any] = {"shape": dataclasses.asdict(shape), "steps": FLAGS.steps}
+  result["tokens_per_second"] = {n: _rates(shape, s) for n, s in seconds.items()}
+  for name, rates in result["tokens_per_second"].items():
+    print(f"  {name:14}{rates['median']:9.0f} tokens/s   {rates['all']}")
+  if FLAGS.against:
+    result["ratio"] = pair_ratio(seconds["deepseek_jax"], seconds[FLAGS.against])
+    print(f"  ratio         {result['ratio']:9.2f} (median of {FLAGS.pairs} pairs)")
+  if FLAGS.parts:
+    result["parts"] = _parts(shape, statistics.median(seconds["deepseek_jax"]) / FLAGS.steps)
+  return result
+
+
+def experts() -> dict[str, Any]:
+  """A token's cost in a full training step with many experts, relative to few."""
+  few, many = 32, 128
+  model = preset(FLAGS.preset)
+  require(model.moe is not None, f"--preset={FLAGS.preset} has no experts; name one that has.")
+  assert model.moe is not None
+  result: dict[str, Any] = {"experts": [few, many], "steps": FLAGS.steps, "lengths": {}}
+  for length in (1024, 256):
+    shapes = {}
+    for count in (few, many):
+      moe = dataclasses.replace(model.moe, experts=count)
+      shapes[count] = Shape(dataclasses.replace(model, moe=moe), FLAGS.batch, length)
+    seconds = _race({str(count): ("deepseek_jax", shape) for count, shape in shapes.items()})
+    ratio = pair_ratio(seconds[str(many)], seconds[str(few)])
+    rates = {name: _rates(shapes[int(name)], s) for name, s in seconds.items()}
+    result["lengths"][length] = {"tokens_per_second": rates, "cost_ratio": 1 / ratio}
+    shown = ", ".join(f"{name} experts {r['median']:.0f} tokens/s" for name, r in rates.items())
+    print(f"  {FLAGS.batch} x {length}: {shown}; cost per token {1 / ratio:.2f} times")
+  return result
+
+
+def _race(entries: dict[str, tuple[str, Shape]]) -> dict[str, list[float]]:
+  """Seconds of each entry (a contender's name and a shape) in each round."""
+  trainers = {}
+  try:
+    for label, (name, shape) in entries.items():
+      trainers[label] = Trainer(name, shape)
+    turns = {label: lambda t=t: t(FLAGS.steps) for label, t in trainers.items()}
+    return take_turns(turns, FLAGS.pairs)
+  finally:
+    for trainer in trainers.values():
+      trainer.close()
+
+
+def _rates(shape: Shape, seconds: list[float]) -> dict[str, Any]:
+  rates = [shape.tokens * FLAGS.steps / s for s in seconds]
+  return {"median": statistics.median(rates), "all": [round(r, 1) for r in rates]}
+
+
+def _parts(shape: Shape, whole: float) -> dict[str, float]:
+  """Median seconds of each part in a step, and of what is left of the `whole` step."""
+  from experiments.benchmarks.parts import parts
+
+  turns = {n: p.seconds for n, p in parts(shape.model, shape.batch, shape.length).items()}
+  found = {n: statistics.median(s) for n, s in take_turns(turns, FLAGS.pairs).items()}
+  found["rest"] = whole - sum(found.values())
+  for name, seconds in found.items():
+    print(f"  {name:14}{seconds * 1e3:9.0f} ms  {seconds / whole:6.1%} of the step")
+  return found | {"step": whole}
+
+
+def _write(path: str, result: dict[str, Any]) -> None:
+  """Writes JSON beside `path`, then renames it there."""
+  try:
+    with open(path + ".partial", "w") as file:
+      json.dump(result, file, indent=2)
+  except FileNotFoundError as error:
+    raise ConfigError(f"--out={path} is in no directory; make its directory first.") from error
+  os.replace(path + ".partial", path)
+
+
+if __name__ == "__main__":
+  flags.DEFINE_enum("suite", "train", ["train", "experts"], "What is measured.")
+  flags.DEFINE_enum("against", "", ["", "transformers"], "Whom to measure beside; none if empty.")
+  flags.DEFINE_string("preset", "v3_100m", "The architecture, one of deepseek_jax/presets.py.")
+  flags.DEFINE_integer("batch", 8, "Rows.")
+  flags.DEFINE_integer("length", 256, "Tokens of a row, in --suite=train.")
+  flags.DEFINE_integer("pairs", 5, "How often each contender has its turn.")
+  flags.DEFINE_integer("steps", 2, "Steps of one turn.")
+  flags.DEFINE_bool("parts", True, "Also time the parts of our step.")
+  flags.DEFINE_string("out", "", "A JSON file for the result.")
+  program.run(main)

@@ -1,0 +1,119 @@
+"""Measures a model on a benchmark: pass@1, pass@k, length, reflection, language, truncation.
+
+  python -m experiments.evaluate --model=runs/r1 --benchmark=mini --out=runs/r1_eval
+
+--model is a workdir or a Hugging Face directory. --benchmark is a task (mini, countdown, chain_sum,
+reasoning_gym:DATASET, package.module:name) or a file of JSON lines {"prompt": ..., "answer": ...}.
+Each of --temperatures is measured: 0 once per problem, the others --samples times. --out gets
+config.json, results.json, report.html and completions.jsonl. R1's published protocol is
+--temperatures=0.6 --top_p=0.95 --samples=64 --max_new=32768.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from deepseek_jax import api
+from deepseek_jax.config import ConfigError, require
+from deepseek_jax.decode.engine import StaticEngine
+from deepseek_jax.evaluate.evaluation import Evaluation, Protocol, evaluate
+from deepseek_jax.evaluate.figures import table
+from deepseek_jax.evaluate.file_benchmark import FileBenchmark, load_file_benchmark
+from deepseek_jax.evaluate.report import Report, choose_exhibits, write_report
+from deepseek_jax.evaluate.results import write_results, write_text
+from deepseek_jax.tasks.registry import load_task
+from deepseek_jax.tasks.task import Task
+from experiments import program
+
+FLAGS = flags.FLAGS
+
+
+def main() -> None:
+  """Runs the evaluation of the flags."""
+  for name in ("model", "benchmark", "out"):
+    if not FLAGS[name].value:
+      raise ConfigError(f"--{name} is missing; give --model=DIR --benchmark=NAME|FILE --out=DIR.")
+  start = time.monotonic()
+  task = _task(FLAGS.benchmark)
+  protocols = _protocols(task)
+  model = api.load(FLAGS.model, FLAGS.stage)
+  require(model.tokenizer is not None, f"{FLAGS.model} has no tokenizer to read prompts with.")
+  assert model.tokenizer is not None
+  engine = StaticEngine(model.transformer, FLAGS.batch)
+  evaluations = [
+    evaluate(engine, model.weights, model.tokenizer, task, protocol) for protocol in protocols
+  ]
+  _write(Path(FLAGS.out), evaluations, time.monotonic() - start)
+
+
+def _task(name: str) -> Task:
+  """The benchmark called `name`: a file if there is one, else a task."""
+  if Path(name).is_file() or name.endswith((".json", ".jsonl")):
+    return load_file_benchmark(name)
+  return load_task(name)
+
+
+def _protocols(task: Task) -> list[Protocol]:
+  """One protocol for each of --temperatures."""
+  size = len(task.problems) if isinstance(task, FileBenchmark) else 256
+  try:
+    temperatures = [float(t) for t in FLAGS.temperatures]
+  except ValueError as error:
+    raise ConfigError(f"--temperatures is {FLAGS.temperatures}; give numbers.") from error
+  require(len(temperatures) > 0, "--temperatures is empty; give at least one number.")
+  return [
+    Protocol(
+      benchmark=task.name,
+      problems=size if FLAGS.problems is None else FLAGS.problems,
+      samples=FLAGS.samples if temperature else 1,
+      temperature=temperature,
+      top_p=FLAGS.top_p if temperature else 1.0,
+      max_new=FLAGS.max_new,
+      template=FLAGS.template,
+      seed=FLAGS.seed,
+    )
+    for temperature in temperatures
+  ]
+
+
+def _write(out: Path, evaluations: Sequence[Evaluation], seconds: float) -> None:
+  """Writes what was measured, and prints the table."""
+  stage = FLAGS.stage or Path(FLAGS.model).name
+  figures = [figure for evaluation in evaluations for figure in evaluation.figures(stage)]
+  config = {name: FLAGS[name].value for name in _OWN}
+  write_text(out / "config.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+  lines = [json.dumps(r, ensure_ascii=False) for e in evaluations for r in e.records()]
+  write_text(out / "completions.jsonl", "".join(f"{line}\n" for line in lines))
+  report = Report(
+    title=f"{stage} on {evaluations[0].protocol.benchmark}",
+    facts=config,
+    figures=figures,
+    exhibits=choose_exhibits({stage: evaluations[-1]}),
+  )
+  write_report(out / "report.html", report)
+  write_results(out / "results.json", figures, seconds)
+  print(table(figures))
+
+
+_OWN = (
+  *("model", "stage", "benchmark", "out", "problems", "samples", "temperatures", "top_p"),
+  *("max_new", "template", "seed", "batch"),
+)
+
+if __name__ == "__main__":
+  flags.DEFINE_string("model", None, "The workdir or Hugging Face directory of the model.")
+  flags.DEFINE_string("stage", "", "The stage of an R1 workdir; r1 if not given.")
+  flags.DEFINE_string("benchmark", None, "A task's name, or a file of JSON lines.")
+  flags.DEFINE_string("out", None, "The directory to write.")
+  flags.DEFINE_integer("problems", None, "How many; by default 256, or all of a file.")
+  flags.DEFINE_integer("samples", 8, "Per problem.")
+  flags.DEFINE_list("temperatures", ["0", "0.6", "1"], "Each is measured; 0 is greedy.")
+  flags.DEFINE_float("top_p", 1.0, "Sample from the smallest set of tokens of this probability.")
+  flags.DEFINE_integer("max_new", 128, "Tokens of a completion at most.")
+  flags.DEFINE_string("template", "plain", "Of the prompt: plain or r1_zero.")
+  flags.DEFINE_integer("seed", 0, "Of the sampling.")
+  flags.DEFINE_integer("batch", 256, "Completions sampled at a time.")
+  program.run(main)

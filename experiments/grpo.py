@@ -1,0 +1,22 @@
+"""Reinforces a model by GRPO against a task's verifier.
+
+  python -m experiments.grpo --config=configs/grpo_mini.py --workdir=runs/rl --config.init=runs/mini
+
+The same command goes on from the workdir's newest checkpoint. --config.init=DIR is another workdir
+or a Hugging Face directory; --config.task=package.module:name takes problems and verifier of your
+own.
+"""
+
+from deepseek_jax.rl.grpo_job import grpo_job, run_grpo
+from experiments import program
+
+
+def main() -> None:
+  """Runs the job of the flags."""
+  config, workdir = program.training_config()
+  run_grpo(grpo_job(config), workdir)
+
+
+if __name__ == "__main__":
+  program.training_flags()
+  program.run(main)

@@ -1,0 +1,22 @@
+"""Pre-trains a model.
+
+  python -m experiments.pretrain --config=configs/pretrain_tiny.py --workdir=runs/tiny
+
+Any field of the config can be given on the command line: --config.train.steps=10. The same command
+goes on from the workdir's newest checkpoint. --config.init=DIR starts from the weights of another
+workdir or of a Hugging Face directory.
+"""
+
+from deepseek_jax.train.pretrain_job import pretrain_job, run_pretrain
+from experiments import program
+
+
+def main() -> None:
+  """Runs the job of the flags."""
+  config, workdir = program.training_config()
+  run_pretrain(pretrain_job(config), workdir)
+
+
+if __name__ == "__main__":
+  program.training_flags()
+  program.run(main)

@@ -1,0 +1,88 @@
+"""What the programs share: their flags, and how they end.
+
+0    done
+1    training diverged: a loss that is no number, or a spike
+2    bad input, or a full disk; one sentence on standard error, nothing half-written
+143  SIGTERM: the state was saved, and the same command goes on from there
+"""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from deepseek_jax.config import ConfigError
+from deepseek_jax.train.checkpoint import disk_is_full
+from deepseek_jax.train.loop import Terminated, TrainingDiverged
+
+DIVERGED, BAD_INPUT, TERMINATED = 1, 2, 143
+
+
+def training_flags() -> None:
+  """Defines --config, --workdir and --profile_steps."""
+  config_flags.DEFINE_config_file("config", None, "A file with get_config(); see configs/.")
+  flags.DEFINE_string("workdir", None, "Where the run is kept; a run found there goes on.")
+  flags.DEFINE_string("profile_steps", "", "first-last: trace these steps into the workdir.")
+
+
+def training_config() -> tuple[dict, str]:
+  """The values of --config, with --profile_steps in its place, and of --workdir."""
+  values = flags.FLAGS
+  for name in ("config", "workdir"):
+    if not values[name].value:
+      raise ConfigError(f"--{name} is missing; give --config=configs/NAME.py --workdir=DIR.")
+  try:
+    config = values.config.to_dict()
+  except OSError as error:  # the file is missing; ml_collections says so only here
+    path = config_flags.get_config_filename(values["config"])
+    raise ConfigError(
+      f"--config {path} cannot be read; name a file like configs/NAME.py."
+    ) from error
+  if values.profile_steps:
+    config["train"]["profile_steps"] = values.profile_steps
+  return config, values.workdir
+
+
+def run(main: Callable[[], None]) -> None:
+  """Parses the command line, runs `main`, and turns what ends it into an exit status."""
+  logging.set_verbosity(logging.FATAL)  # libraries print the traceback of what they then raise
+  app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def _guarded(main: Callable[[], None]) -> None:
+  try:
+    main()
+  except ConfigError as error:
+    _exit(error, BAD_INPUT)
+  except OSError as error:
+    if not disk_is_full(error):
+      raise
+    _exit(f"the disk is full ({error}); free some space and run the same command again.", BAD_INPUT)
+  except TrainingDiverged as error:
+    _exit(error, DIVERGED)
+  except Terminated as error:
+    _exit(error, TERMINATED)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  """absl's parser, with its complaints and those of ml_collections as one sentence."""
+  try:
+    rest = flags.FLAGS(argv)
+    if len(rest) > 1:
+      raise flags.Error(f"{rest[1]!r} is no flag; flags begin with two dashes.")
+  except AttributeError as error:
+    names = re.findall(r"\w+", str(error))
+    if not names:
+      raise
+    hint = f"; did you mean {names[4]!r}" if len(names) > 4 and "mean" in names else ""
+    _exit(f"config has no field {names[0]!r}{hint}.", BAD_INPUT)
+  except flags.Error as error:
+    _exit(" ".join(str(error).split()), BAD_INPUT)
+  return rest
+
+
+def _exit(message: object, status: int) -> None:
+  print(str(message), file=sys.stderr, flush=True)
+  sys.exit(status)

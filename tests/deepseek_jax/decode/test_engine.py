@@ -1,0 +1,193 @@
+"""The static engine: cached equals uncached, samples depend on their key alone, stops stop."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deepseek_jax.config import ConfigError, GQAConfig, MLAConfig, ModelConfig, MoEConfig
+from deepseek_jax.decode import sampler
+from deepseek_jax.decode.engine import SamplingParams, StaticEngine
+from deepseek_jax.decode.sampling import sample_keys
+from deepseek_jax.model.transformer import Transformer, forward, head_DV, init_weights
+from deepseek_jax.sharding import MeshConfig, make_mesh
+from deepseek_jax.types import Weights
+
+V3 = ModelConfig(
+  vocab=37,
+  d_model=32,
+  layers=3,
+  heads=2,
+  dense_ff=48,
+  attention=MLAConfig(q_latent=16, kv_latent=12, nope_dim=8, rope_dim=4, v_dim=8),
+  moe=MoEConfig(experts=8, top_k=2, expert_ff=16, groups=4, top_groups=2, scale=1.5),
+  max_context=64,
+)
+QWEN = dataclasses.replace(V3, moe=None, attention=GQAConfig(1, 16, qkv_bias=True), tied=True)
+CONFIGS = {"v3": V3, "qwen": QWEN}
+ENGINE = functools.partial(StaticEngine, batch=4, prompt_multiple=8)
+PARAMS = SamplingParams(max_new=12)
+PROMPTS = [[1 + (5 * i + j) % 36 for j in range(1 + 3 * i % 7)] for i in range(11)]
+
+
+def random_weights(config: ModelConfig, seed: int = 0) -> tuple[Transformer, Weights]:
+  """Weights with router biases of both signs, large enough to change the selection."""
+  model = Transformer(config)
+  weights = jax.jit(lambda key: init_weights(model, key))(jax.random.key(seed))
+  bias = 0.2 * jax.random.normal(jax.random.key(seed + 1), weights.router_bias_LE.shape)
+  return model, Weights(weights.params, bias)
+
+
+def keys(count: int, seed: int = 7) -> jax.Array:
+  return sample_keys(seed, 0, np.arange(count), np.zeros(count, np.int32))
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def sampled(request):
+  """Model, weights, an engine and its samples of PROMPTS at temperature 1."""
+  model, weights = random_weights(CONFIGS[request.param])
+  engine = ENGINE(model)
+  return model, weights, engine, engine.generate(weights, PROMPTS, PARAMS, keys(len(PROMPTS)))
+
+
+def rows(samples):
+  """Prompt + completion of every sample, padded on the right, with positions and segments."""
+  sequences = [p + samples.completion(i) for i, p in enumerate(PROMPTS)]
+  longest = max(map(len, PROMPTS)) + PARAMS.max_new
+  tokens = np.array([s + [0] * (longest - len(s)) for s in sequences])
+  segments = np.array([[1] * len(s) + [0] * (longest - len(s)) for s in sequences])
+  positions = np.broadcast_to(np.arange(longest), tokens.shape)
+  return tokens, positions, segments
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def uncached(model, weights, tokens_BT, positions_BT, segments_BT):
+  """Routing and float32 logits of whole rows, as training computes them."""
+  out = forward(model, weights, tokens_BT, positions_BT, segments_BT)
+  return out.routing, (out.hidden_BTD @ head_DV(model, weights)).astype(jnp.float32)
+
+
+def test_logprobs_and_experts_equal_an_uncached_pass(sampled):
+  model, weights, _, samples = sampled
+  tokens, positions, segments = rows(samples)
+  routing, logits_BTV = uncached(model, weights, tokens, positions, segments)
+  logprobs = np.asarray(jax.nn.log_softmax(logits_BTV))
+  compared = differing = 0
+  for i, prompt in enumerate(PROMPTS):
+    length = len(prompt) + samples.lengths_B[i]
+    met, again = samples.experts[i], np.asarray(routing.experts_LBTA[:, i, :length])
+    assert met.shape == again.shape
+    assert (met[:, -1] == -1).all()
+    agree = (met == again).all(axis=(0, 2))[len(prompt) - 1 : -1]
+    own = logprobs[i, np.arange(len(prompt) - 1, length - 1), tokens[i, len(prompt) : length]]
+    gap = np.abs(own - samples.logprobs_BT[i, : samples.lengths_B[i]])
+    assert gap[agree].max(initial=0) < 1e-4
+    compared += agree.size
+    differing += (~agree).sum()
+  assert compared > 100
+  assert differing / compared < 1e-3
+
+
+def test_the_bias_of_the_router_reaches_the_sampler(sampled):
+  model, weights, engine, samples = sampled
+  if model.config.moe is None:
+    pytest.skip("no router")
+  unbiased = Weights(weights.params, jnp.zeros_like(weights.router_bias_LE))
+  other = engine.generate(unbiased, PROMPTS, PARAMS, keys(len(PROMPTS)))
+  assert any((a[:, 0] != b[:, 0]).any() for a, b in zip(samples.experts, other.experts))
+
+
+def test_a_sample_depends_on_its_prompt_and_key_alone(sampled):
+  model, weights, _, samples = sampled
+  order = np.random.default_rng(0).permutation(len(PROMPTS))[:7]
+  engine = StaticEngine(model, batch=8, prompt_multiple=16)
+  again = engine.generate(weights, [PROMPTS[i] for i in order], PARAMS, keys(len(PROMPTS))[order])
+  np.testing.assert_array_equal(again.tokens_BT, samples.tokens_BT[order])
+  np.testing.assert_allclose(again.logprobs_BT, samples.logprobs_BT[order], atol=1e-4)
+
+
+def test_greedy_follows_the_argmax_of_an_uncached_pass(sampled):
+  model, weights, engine, _ = sampled
+  greedy = dataclasses.replace(PARAMS, temperature=0.0)
+  samples = engine.generate(weights, PROMPTS, greedy, keys(len(PROMPTS)))
+  tokens, positions, segments = rows(samples)
+  best = np.asarray(uncached(model, weights, tokens, positions, segments)[1]).argmax(-1)
+  for i, prompt in enumerate(PROMPTS):
+    assert best[i, len(prompt) - 1 : len(prompt) + 11].tolist() == samples.completion(i)
+
+
+def test_a_stop_token_ends_its_sample_and_changes_nothing_before(sampled):
+  _, weights, engine, free = sampled
+  stops = (3, 17)
+  stopping = dataclasses.replace(PARAMS, stop=stops)
+  samples = engine.generate(weights, PROMPTS, stopping, keys(len(PROMPTS)))
+  assert free.lengths_B.tolist() == [12] * len(PROMPTS) and not free.stopped_B.any()
+  assert samples.stopped_B.any() and not samples.stopped_B.all()
+  for i in range(len(PROMPTS)):
+    hits = np.flatnonzero(np.isin(free.tokens_BT[i], stops))
+    length = hits[0] + 1 if len(hits) else 12
+    assert samples.lengths_B[i] == length
+    assert samples.stopped_B[i] == bool(len(hits))
+    assert samples.completion(i) == free.completion(i)[:length]
+    assert samples.answer(i) == [t for t in samples.completion(i) if t not in stops]
+    assert (samples.tokens_BT[i, length:] == 0).all()
+    assert (samples.logprobs_BT[i, length:] == 0).all()
+    assert samples.experts[i].shape[1] == len(PROMPTS[i]) + length
+
+
+def test_the_loop_ends_with_its_last_row(sampled):
+  model, weights, engine, free = sampled
+  first = free.tokens_BT[[0, 1, 2, 2], 0]
+  prompts = engine._pack(PROMPTS[:3], np.asarray(jax.random.key_data(keys(3))), 8)
+  rule = sampler.Rule(jnp.float32(1), jnp.float32(1), jnp.asarray(first))
+  out = sampler.compiled(model, weights, prompts, rule, max_new=12)
+  assert out.lengths_B.tolist() == [1, 1, 1, 0]
+  # Had the body run once more it would have recorded the experts met by the first new token.
+  assert (out.experts_LBTA[:, :, 8:] == -1).all()
+
+
+def test_partial_batches_and_other_temperatures_compile_nothing(sampled):
+  _, weights, engine, _ = sampled
+  before = sampler.compiled._cache_size()
+  for count, temperature in [(1, 0.0), (4, 0.6), (9, 1.0)]:
+    params = dataclasses.replace(PARAMS, temperature=temperature, top_p=0.95)
+    engine.generate(weights, PROMPTS[:count], params, keys(count))
+  assert sampler.compiled._cache_size() == before
+
+
+@pytest.mark.parametrize(
+  "prompts, message",
+  [
+    ([], "no prompts"),
+    ([[1], []], "Prompt 1 is empty"),
+    ([[1] * 53], "exceed the model's context of 64"),
+    ([[37]], "outside the model's vocabulary"),
+  ],
+)
+def test_bad_prompts_are_refused(sampled, prompts, message):
+  _, weights, engine, _ = sampled
+  with pytest.raises(ConfigError, match=message):
+    engine.generate(weights, prompts, PARAMS, keys(len(prompts)))
+
+
+@pytest.mark.parametrize(
+  "fields", [{"max_new": 0}, {"temperature": -0.1}, {"top_p": 0.0}, {"top_p": 1.1}]
+)
+def test_bad_params_are_refused(fields):
+  with pytest.raises(ConfigError, match=next(iter(fields))):
+    SamplingParams(**fields)
+
+
+@pytest.mark.parametrize("mesh", [MeshConfig(data=4), MeshConfig(data=2, expert=2)])
+def test_rows_split_over_devices_give_the_same_samples(mesh):
+  model, weights = random_weights(V3)
+  params = dataclasses.replace(PARAMS, stop=(3, 17))
+  wanted = ENGINE(model).generate(weights, PROMPTS, params, keys(len(PROMPTS)))
+  split = ENGINE(model.clone(mesh=make_mesh(mesh, jax.devices()[:4])))
+  samples = split.generate(weights, PROMPTS, params, keys(len(PROMPTS)))
+  np.testing.assert_array_equal(samples.tokens_BT, wanted.tokens_BT)
+  np.testing.assert_array_equal(samples.lengths_B, wanted.lengths_B)
+  np.testing.assert_allclose(samples.logprobs_BT, wanted.logprobs_BT, atol=1e-4)

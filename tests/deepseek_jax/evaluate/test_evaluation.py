@@ -1,0 +1,141 @@
+"""Protocols, judging, and the figures that come out, with an engine that recites answers."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from deepseek_jax.config import ConfigError
+from deepseek_jax.data.tokenizer import load_tokenizer
+from deepseek_jax.decode.engine import Samples
+from deepseek_jax.evaluate.evaluation import Protocol, draw_problems, evaluate, standard_protocols
+from deepseek_jax.tasks.registry import load_task
+from deepseek_jax.tasks.task import Problem, Score
+from deepseek_jax.types import Weights
+
+TOKENIZER = load_tokenizer("word")
+PROTOCOL = Protocol("mini", problems=12, samples=4, max_new=16)
+
+
+class Reciter:
+  """Answers right in the samples before `right`; the last sample of each problem is cut off."""
+
+  def __init__(self, task, problems, samples, right):
+    self.task, self.problems, self.samples, self.right = task, problems, samples, right
+    self.calls = []
+
+  def generate(self, weights, prompts, params, keys_B):
+    self.calls.append((prompts, params, np.asarray(jax.random.key_data(keys_B))))
+    rows = []
+    for i in range(len(prompts)):
+      problem, j = self.problems[i // self.samples], i % self.samples
+      text = f"<think> 1 wait 等等 check </think> <answer> {problem.data} </answer>"
+      wrong = "<think> 1 </think> <answer> 0 </answer>"
+      rows.append(TOKENIZER.encode(text if j < self.right else wrong) + [TOKENIZER.eos_id])
+    lengths = np.array([len(r) for r in rows])
+    stopped = np.arange(len(rows)) % self.samples != self.samples - 1
+    lengths[~stopped] -= 1
+    tokens = np.array([r + [0] * (16 - len(r)) for r in rows])
+    return Samples(tokens, np.zeros(tokens.shape, np.float32), lengths, stopped, ())
+
+
+class Doubling:
+  """Six distinct problems, each met twice; the answer is its number."""
+
+  name = "doubling"
+
+  def sample(self, split, index, seed, language=None):
+    n = index // 2 % 6 + 1
+    return Problem(prompt=f"sum {n} {n} ?", task=self.name, key=f"{n}", data=str(n))
+
+  def score(self, problem, text):
+    return Score(float(f"<answer> {problem.data} </answer>" in text), 1.0, 0.5)
+
+
+def run(right, protocol=PROTOCOL, task=None):
+  task = task or Doubling()
+  protocol = dataclasses.replace(protocol, problems=6)
+  problems = draw_problems(task, protocol)
+  engine = Reciter(task, problems, protocol.samples, right)
+  weights = Weights({}, np.zeros((0, 0)))
+  return engine, evaluate(engine, weights, TOKENIZER, task, protocol)
+
+
+def test_figures_of_a_known_outcome():
+  _, evaluation = run(right=1)
+  figures = {f["metric"]: f for f in evaluation.figures("base")}
+  assert {name: f["value"] for name, f in figures.items()} == pytest.approx({
+    "pass@1": 0.25, "pass@4": 1.0, "cons@4": 0.0, "length": (10 + 3 * 7 - 1) / 4,
+    "reflection_words": 0.75, "waits": 0.5, "with_check": 0.25, "language_share": 0.5,
+    "format": 1.0, "truncated": 0.25,
+  })  # fmt: skip
+  for f in figures.values():
+    assert list(f) == ["stage", "benchmark", "metric", "value", "ci95", "samples", "seed"]
+    low, high = f["ci95"]
+    assert low <= f["value"] <= high
+    assert (f["stage"], f["samples"], f["seed"]) == ("base", 24, 0)
+    assert f["benchmark"] == f"mini T=1 #{evaluation.protocol.hash}"
+
+
+def test_the_stop_token_is_no_part_of_the_text_and_ends_samples():
+  engine, evaluation = run(right=4)
+  assert engine.calls[0][1].stop == (TOKENIZER.eos_id,)
+  assert evaluation.texts[0][0] == "<think> 1 wait 等等 check </think> <answer> 1 </answer>"
+
+
+def test_every_sample_has_a_key_of_its_own_that_the_seed_moves():
+  keys = [run(1, dataclasses.replace(PROTOCOL, seed=s))[0].calls[0][2] for s in (0, 0, 1)]
+  assert len(np.unique(keys[0], axis=0)) == 24
+  np.testing.assert_array_equal(keys[0], keys[1])
+  assert (keys[0] != keys[2]).any(axis=1).all()
+
+
+def test_gains_are_paired_and_of_one_protocol():
+  _, before = run(right=1)
+  _, after = run(right=3)
+  gain = after.gain_over(before)
+  assert gain.value == pytest.approx(0.5) and gain.low > 0
+  other = dataclasses.replace(before, protocol=dataclasses.replace(before.protocol, max_new=8))
+  with pytest.raises(ConfigError, match="different protocols"):
+    after.gain_over(other)
+
+
+def test_problems_are_distinct_held_out_and_the_same_for_every_seed():
+  task = load_task("mini")
+  problems = draw_problems(task, dataclasses.replace(PROTOCOL, problems=200))
+  again = draw_problems(task, dataclasses.replace(PROTOCOL, problems=200, seed=5))
+  assert problems == again
+  assert len({p.key for p in problems}) == 200
+  training = {task.sample("train", i, 0).key for i in range(2000)}
+  assert not training & {p.key for p in problems}
+
+
+def test_a_task_with_too_few_problems_is_named():
+  with pytest.raises(ConfigError, match="mini has only 6 distinct"):
+    draw_problems(Doubling(), dataclasses.replace(PROTOCOL, problems=7))
+
+
+def test_the_hash_is_of_everything_but_the_seed():
+  assert dataclasses.replace(PROTOCOL, seed=9).hash == PROTOCOL.hash
+  for field in dataclasses.fields(PROTOCOL):
+    if field.name not in ("seed", "samples"):
+      value = getattr(PROTOCOL, field.name)
+      other = "train" if field.name == "split" else 0.5 if isinstance(value, float) else (
+        value + "x" if isinstance(value, str) else value + 1)  # fmt: skip
+      assert dataclasses.replace(PROTOCOL, **{field.name: other}).hash != PROTOCOL.hash, field.name
+
+
+def test_the_standard_protocols_are_greedy_and_two_temperatures():
+  greedy, cool, warm = standard_protocols(dataclasses.replace(PROTOCOL, top_p=0.95))
+  assert [p.decoding for p in (greedy, cool, warm)] == [
+    "greedy", "T=0.6 top-p=0.95", "T=1 top-p=0.95",
+  ]  # fmt: skip
+  assert (greedy.samples, cool.samples) == (1, 4)
+  assert len({p.hash for p in (greedy, cool, warm)}) == 3
+
+
+@pytest.mark.parametrize("fields", [{"problems": 0}, {"samples": 0}, {"temperature": 0.0}])
+def test_bad_protocols_are_refused(fields):
+  with pytest.raises(ConfigError, match="protocol"):
+    dataclasses.replace(PROTOCOL, **fields)

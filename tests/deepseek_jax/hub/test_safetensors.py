@@ -1,0 +1,230 @@
+"""Writing a directory and reading it back is exact; damaged ones are refused by name."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from deepseek_jax.config import ConfigError
+from deepseek_jax.data.tokenizer import load_tokenizer
+from deepseek_jax.hub import safetensors as hub
+from deepseek_jax.presets import preset
+
+V3 = dataclasses.replace(preset("v3_mini"), mtp_depth=2, layers=3)
+V2 = dataclasses.replace(
+  V3,
+  mtp_depth=0,
+  attention=dataclasses.replace(V3.attention, q_latent=None),
+  moe=dataclasses.replace(
+    V3.moe, scoring="softmax", group_score="max", selection_bias=False, normalize=False
+  ),
+)
+TIED = dataclasses.replace(V3, tied=True, mtp_depth=1)
+DENSE_MLA = dataclasses.replace(V3, moe=None, mtp_depth=1)
+LLAMA = dataclasses.replace(preset("smollm2_135m"), vocab=64, layers=2, init_std=None)
+QWEN = dataclasses.replace(
+  LLAMA, tied=False, attention=dataclasses.replace(LLAMA.attention, qkv_bias=True)
+)
+
+
+@functools.cache
+def random_weights(config, seed=0):
+  """Random leaves, and router biases where the architecture has them."""
+  rng = np.random.default_rng(seed)
+  weights = jax.tree.map(
+    lambda leaf: jax.numpy.asarray(rng.standard_normal(leaf.shape), "float32"),
+    hub.abstract_weights(config),
+  )
+  if config.moe is not None and not config.moe.selection_bias:
+    weights = weights.replace(router_bias_LE=0 * weights.router_bias_LE)
+  return weights
+
+
+def assert_same(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    assert x.dtype == y.dtype and np.array_equal(x, y)
+
+
+@pytest.mark.parametrize("config", [V3, V2, TIED, DENSE_MLA, LLAMA, QWEN])
+def test_round_trip_is_exact(config, tmp_path):
+  weights = random_weights(config)
+  hub.save_pretrained(tmp_path / "out", config, weights, load_tokenizer("byte"))
+  read_config, read, tokenizer = hub.load_pretrained(tmp_path / "out")
+  assert read_config == config == hub.read_architecture(tmp_path / "out")
+  assert_same(read, weights)
+  assert tokenizer.encode("αβ c") == load_tokenizer("byte").encode("αβ c")
+  assert hub.is_pretrained(tmp_path / "out") and not hub.is_pretrained(tmp_path)
+
+
+def test_what_is_written(tmp_path):
+  tokenizer = load_tokenizer("byte")
+  hub.save_pretrained(tmp_path / "out", V3, random_weights(V3), tokenizer, dtype="bfloat16")
+  with safe_open(tmp_path / "out" / "model.safetensors", "numpy") as file:
+    assert file.metadata() == {"format": "pt"}
+    dtypes = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+  biases = [name for name in dtypes if name.endswith("e_score_correction_bias")]
+  assert len(biases) == 4 and all(dtypes.pop(name) == "F32" for name in biases)
+  assert set(dtypes.values()) == {"BF16"}
+  config = json.loads((tmp_path / "out" / "config.json").read_text())
+  assert config["architectures"] == ["DeepseekV3ForCausalLM"]
+  assert config["torch_dtype"] == "bfloat16" and config["eos_token_id"] == tokenizer.eos_id
+  generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+  assert generation["eos_token_id"] == tokenizer.eos_id and generation["temperature"] == 0.6
+  assert (tmp_path / "out" / "tokenizer.json").exists()
+
+
+def test_bfloat16_is_the_nearest(tmp_path):
+  weights = random_weights(V3)
+  hub.save_pretrained(tmp_path / "out", V3, weights, dtype="bfloat16")
+  _, read, tokenizer = hub.load_pretrained(tmp_path / "out")
+  assert tokenizer is None
+  nearest = jax.tree.map(
+    lambda x: jax.numpy.asarray(np.asarray(x).astype(ml_dtypes.bfloat16).astype(np.float32)),
+    weights.params,
+  )
+  assert_same(read.params, nearest)
+  assert np.array_equal(read.router_bias_LE, weights.router_bias_LE)
+
+
+def test_shards(tmp_path):
+  weights = random_weights(V3)
+  hub.save_pretrained(tmp_path / "out", V3, weights, shard_bytes=200_000)
+  files = sorted(p.name for p in (tmp_path / "out").glob("*.safetensors"))
+  assert len(files) > 3 and files[0] == f"model-00001-of-{len(files):05}.safetensors"
+  held = {name: f for f in files for name in load_file(tmp_path / "out" / f)}
+  index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+  assert index["weight_map"] == held
+  sizes = [sum(x.nbytes for x in load_file(tmp_path / "out" / f).values()) for f in files]
+  assert sum(sizes) == index["metadata"]["total_size"]
+  assert all(
+    s <= 200_000 or len(load_file(tmp_path / "out" / f)) == 1 for s, f in zip(sizes, files)
+  )
+  assert_same(hub.load_pretrained(tmp_path / "out")[1], weights)
+  (tmp_path / "out" / files[1]).unlink()
+  with pytest.raises(ConfigError, match=files[1]):
+    hub.load_pretrained(tmp_path / "out")
+
+
+def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path):
+  out = tmp_path / "out"
+  hub.save_pretrained(out, LLAMA, random_weights(LLAMA), shard_bytes=100_000)
+  hub.save_pretrained(out, QWEN, random_weights(QWEN))
+  assert hub.load_pretrained(out)[0] == QWEN
+  assert [p.name for p in out.glob("*.safetensors")] == ["model.safetensors"]
+  (out / "notes.txt").write_text("mine")
+  with pytest.raises(ConfigError, match="notes.txt"):
+    hub.save_pretrained(out, QWEN, random_weights(QWEN))
+  assert (out / "notes.txt").exists() and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
+  hub.save_pretrained(tmp_path / "out", LLAMA, random_weights(LLAMA))
+  before = (tmp_path / "out" / "model.safetensors").read_bytes()
+
+  def full(*args, **kwargs):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(hub, "save_file", full)
+  with pytest.raises(ConfigError, match="No space left"):
+    hub.save_pretrained(tmp_path / "out", QWEN, random_weights(QWEN))
+  with pytest.raises(ConfigError, match="No space left"):
+    hub.save_pretrained(tmp_path / "new", QWEN, random_weights(QWEN))
+  assert [p.name for p in tmp_path.iterdir()] == ["out"]
+  assert (tmp_path / "out" / "model.safetensors").read_bytes() == before
+
+
+def test_bad_arguments(tmp_path):
+  with pytest.raises(ConfigError, match="float16"):
+    hub.save_pretrained(tmp_path / "out", LLAMA, random_weights(LLAMA), dtype="float16")
+  (tmp_path / "file").write_text("")
+  with pytest.raises(ConfigError, match="is a file"):
+    hub.save_pretrained(tmp_path / "file", LLAMA, random_weights(LLAMA))
+  with pytest.raises(ConfigError, match="config.json"):
+    hub.load_pretrained(tmp_path / "absent")
+
+
+@pytest.fixture
+def exported(tmp_path):
+  hub.save_pretrained(tmp_path / "out", V3, random_weights(V3))
+  return tmp_path / "out"
+
+
+def change_tensors(folder, change):
+  tensors = load_file(folder / "model.safetensors")
+  change(tensors)
+  save_file(tensors, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+  ("change", "named"),
+  [
+    (lambda t: t.pop("model.layers.1.mlp.experts.3.up_proj.weight"), r"experts\.3\.up_proj"),
+    (lambda t: t.pop("model.layers.4.eh_proj.weight"), r"4\.eh_proj"),
+    (lambda t: t.update({"model.layers.1.mlp.extra": np.ones(2)}), r"mlp\.extra"),
+    (lambda t: t.update({"model.norm.weight": np.ones(7, np.float32)}), r"model\.norm.*\[7\]"),
+    (lambda t: t.update({"model.norm.weight": np.ones(96, np.int32)}), r"model\.norm.*I32"),
+    (
+      lambda t: t.update({"model.layers.3.embed_tokens.weight": np.ones((512, 96), np.float32)}),
+      r"3\.embed_tokens.*copy",
+    ),
+  ],
+)
+def test_wrong_tensors_are_named(exported, change, named):
+  change_tensors(exported, change)
+  with pytest.raises(ConfigError, match=named):
+    hub.load_pretrained(exported)
+
+
+def test_absent_copies_and_modules_are_no_error(exported):
+  """vLLM's converters drop the copies; transformers drops whole MTP modules when it saves."""
+  change_tensors(exported, lambda t: t.pop("model.layers.3.shared_head.head.weight"))
+  config, weights, _ = hub.load_pretrained(exported)
+  assert config == V3
+  assert_same(weights, random_weights(V3))
+  layers = ("model.layers.3.", "model.layers.4.")
+  change_tensors(exported, lambda t: [t.pop(n) for n in list(t) if n.startswith(layers)])
+  config, weights, _ = hub.load_pretrained(exported)
+  assert config == dataclasses.replace(V3, mtp_depth=0)
+  assert np.array_equal(weights.router_bias_LE, random_weights(V3).router_bias_LE[:2])
+
+
+def test_half_precision_and_stored_copies_of_a_tied_head_are_read(tmp_path):
+  hub.save_pretrained(tmp_path / "out", LLAMA, random_weights(LLAMA))
+
+  def older(tensors):
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(32, np.float32)
+    for name in tensors:
+      tensors[name] = tensors[name].astype(np.float16)
+
+  change_tensors(tmp_path / "out", older)
+  _, read, _ = hub.load_pretrained(tmp_path / "out")
+  half = jax.tree.map(lambda x: x.astype("float16").astype("float32"), random_weights(LLAMA))
+  assert_same(read, half)
+
+
+def test_damaged_files_are_named(exported):
+  (exported / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0not a header....")
+  with pytest.raises(ConfigError, match="model.safetensors"):
+    hub.load_pretrained(exported)
+  (exported / "model.safetensors").unlink()
+  with pytest.raises(ConfigError, match="neither"):
+    hub.load_pretrained(exported)
+  (exported / "config.json").write_text("{")
+  with pytest.raises(ConfigError, match="config.json is not readable JSON"):
+    hub.load_pretrained(exported)
+
+
+def test_quantized_checkpoints_are_refused(exported):
+  config = json.loads((exported / "config.json").read_text())
+  config["quantization_config"] = {"quant_method": "fp8"}
+  (exported / "config.json").write_text(json.dumps(config))
+  with pytest.raises(ConfigError, match="quantized"):
+    hub.load_pretrained(exported)

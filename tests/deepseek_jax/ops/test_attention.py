@@ -1,0 +1,214 @@
+"""Attention equals a loop over queries; blockwise equals plain, in values and gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deepseek_jax.ops.attention import attend, blockwise, naive, whole
+from deepseek_jax.types import Span
+
+B, T, H, G, K, U = 2, 13, 4, 2, 6, 5
+SCALE = 0.4
+
+
+def inputs(seed, keys=T, groups=G, dtype=jnp.float32):
+  rng = np.random.default_rng(seed)
+  shapes = ((B, T, H, K), (B, keys, groups, K), (B, keys, groups, U), (B, T, H, U))
+  return [rng.normal(size=s).astype(dtype) for s in shapes]
+
+
+def span(positions, segments):
+  return Span(np.asarray(positions, np.int32), np.asarray(segments, np.int32))
+
+
+def packed(seed, length=T):
+  """Rows of up to four segments with positions of their own, padding (segment 0) at the end."""
+  rng = np.random.default_rng(seed)
+  positions, segments = np.zeros((2, B, length), int)
+  for b in range(B):
+    cuts = sorted(rng.choice(np.arange(1, length), 4, replace=False))
+    for s, (start, stop) in enumerate(zip([0, *cuts[:-1]], cuts), 1):
+      positions[b, start:stop] = np.arange(stop - start)
+      segments[b, start:stop] = s
+    positions[b, cuts[-1] :] = np.arange(length - cuts[-1])
+  return span(positions, segments)
+
+
+CAUSAL = span(np.tile(np.arange(T), (B, 1)), np.ones((B, T)))
+# Queries at the end of a cache of 20 slots, prompts padded on the left, three slots not written.
+CACHED = span(np.tile(np.arange(4, 4 + T), (B, 1)), np.ones((B, T)))
+SLOTS = span(
+  np.maximum(np.arange(20) - [[0], [2]], 0), np.where(np.arange(20) < 17, 1, -1) * np.ones((B, 1))
+)
+SLOTS.segments_BT[1, :2] = 0
+CASES = {
+  "causal": (CAUSAL, CAUSAL),
+  **{f"packed {seed}": (packed(seed), packed(seed)) for seed in range(3)},
+  "cached": (CACHED, SLOTS),
+}
+
+
+def slow(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale):
+  """One query of one head at a time."""
+  q, k, v = (np.asarray(x, np.float64) for x in (q_BTHK, k_BSGK, v_BSGU))
+  out = np.zeros((B, T, H, U))
+  qp, qs = np.asarray(queries.positions_BT), np.asarray(queries.segments_BT)
+  kp, ks = np.asarray(keys.positions_BT), np.asarray(keys.segments_BT)
+  for b, t, h in np.ndindex(B, T, H):
+    g = h // (H // k.shape[2])
+    seen = [s for s in range(k.shape[1]) if ks[b, s] == qs[b, t] and kp[b, s] <= qp[b, t]]
+    scores = np.array([q[b, t, h] @ k[b, s, g] for s in seen]) * scale
+    e = np.exp(scores - scores.max())
+    out[b, t, h] = sum(w * v[b, s, g] for w, s in zip(e / e.sum(), seen))
+  return out
+
+
+FORMS = [(naive, None), (whole, None), (blockwise, 4)]
+
+
+def values_and_gradients(*args):
+  """Attention and its three gradients, as NumPy arrays."""
+  return jax.device_get(compiled(*args))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 7))
+def compiled(fn, q, k, v, cotangent, queries, keys, block=None):
+  options = () if block is None else (block,)
+  out, pull = jax.vjp(lambda q, k, v: fn(q, k, v, queries, keys, SCALE, *options), q, k, v)
+  return out, *pull(cotangent)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_naive_equals_a_loop_over_queries(case):
+  queries, keys = CASES[case]
+  q, k, v, cotangent = inputs(1, keys.positions_BT.shape[1])
+  out = values_and_gradients(naive, q, k, v, cotangent, queries, keys)[0]
+  np.testing.assert_allclose(out, slow(q, k, v, queries, keys, SCALE), atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("block", [4, 13, 32])  # many with a remainder, whole, one that is padded
+def test_blockwise_equals_naive_in_values_and_gradients(case, block):
+  queries, keys = CASES[case]
+  args = (*inputs(2, keys.positions_BT.shape[1]), queries, keys)
+  expected = values_and_gradients(naive, *args)
+  got = values_and_gradients(blockwise, *args, block)
+  for name, x, y in zip(("out", "dq", "dk", "dv"), got, expected):
+    np.testing.assert_allclose(x, y, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_whole_equals_naive_in_values_and_gradients(case):
+  queries, keys = CASES[case]
+  args = (*inputs(2, keys.positions_BT.shape[1]), queries, keys)
+  for name, x, y in zip(
+    ("out", "dq", "dk", "dv"),
+    values_and_gradients(whole, *args),
+    values_and_gradients(naive, *args),
+  ):
+    np.testing.assert_allclose(x, y, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("fn", "block"), FORMS)
+def test_what_is_masked_has_no_gradient_and_no_influence(fn, block):
+  """Keys of another segment, keys to come and slots not written may hold anything, even 1e30."""
+  q, k, v, cotangent = inputs(3, 20)
+  unseen = np.array(SLOTS.segments_BT != 1)
+  unseen |= np.asarray(SLOTS.positions_BT) > 16
+  wild_k = np.where(unseen[..., None, None], np.float32(1e30), k)
+  wild_v = np.where(unseen[..., None, None], np.float32(-7e3), v)
+  expected = values_and_gradients(fn, q, k, v, cotangent, CACHED, SLOTS, block)
+  got = values_and_gradients(fn, q, wild_k, wild_v, cotangent, CACHED, SLOTS, block)
+  for x, y in zip(got, expected):
+    np.testing.assert_allclose(x, y, atol=1e-5)
+  assert not np.any(np.asarray(got[2])[unseen])
+  assert not np.any(np.asarray(got[3])[unseen])
+
+
+@pytest.mark.parametrize(("fn", "block"), FORMS)
+def test_a_query_that_sees_nothing_is_finite_and_disturbs_no_other(fn, block):
+  """Blockwise gives it zeros; the plain form the mean of the values (see MASKED)."""
+  q, k, v, cotangent = inputs(4)
+  cotangent[:, 5] = 0
+  lost = span(CAUSAL.positions_BT, np.where(np.arange(T) == 5, 9, CAUSAL.segments_BT))
+  got = values_and_gradients(fn, q, k, v, cotangent, lost, CAUSAL, block)
+  assert all(np.all(np.isfinite(x)) for x in got)
+  whole = values_and_gradients(fn, q, k, v, cotangent, CAUSAL, CAUSAL, block)
+  others = np.arange(T) != 5
+  np.testing.assert_allclose(got[0][:, others], whole[0][:, others], atol=1e-6)
+  for x, y in zip(got[1:], whole[1:]):
+    np.testing.assert_allclose(x, y, atol=1e-6)
+  expected = 0 if block else np.repeat(v.mean(axis=1), H // G, axis=1)
+  np.testing.assert_allclose(got[0][:, 5], np.broadcast_to(expected, (B, H, U)), atol=1e-6)
+
+
+@pytest.mark.parametrize(("fn", "block"), FORMS)
+def test_grouped_heads_equal_repeated_heads(fn, block):
+  q, k, v, cotangent = inputs(5)
+  out, dq, dk, dv = values_and_gradients(fn, q, k, v, cotangent, CAUSAL, CAUSAL, block)
+  repeat = functools.partial(np.repeat, repeats=H // G, axis=2)
+  full = values_and_gradients(fn, q, repeat(k), repeat(v), cotangent, CAUSAL, CAUSAL, block)
+  np.testing.assert_allclose(out, full[0], atol=1e-5)
+  np.testing.assert_allclose(dq, full[1], atol=1e-5)
+  for got, repeated in ((dk, full[2]), (dv, full[3])):
+    summed = np.asarray(repeated).reshape(B, T, G, H // G, -1).sum(axis=3)
+    np.testing.assert_allclose(got, summed, atol=1e-5)
+
+
+@pytest.mark.parametrize(("fn", "block"), FORMS)
+def test_large_scores_do_not_overflow(fn, block):
+  """Scores up to some 1e5, rising over the keys, so that the running maximum keeps moving."""
+  q, k, v, cotangent = inputs(6)
+  rising = np.arange(1, T + 1, dtype=np.float32)[None, :, None, None]
+  q, k = 300 * np.abs(q), np.abs(k) * rising * 5
+  got = values_and_gradients(fn, q, k, v, cotangent, CAUSAL, CAUSAL, block)
+  assert all(np.all(np.isfinite(x)) for x in got)
+  np.testing.assert_allclose(got[0], slow(q, k, v, CAUSAL, CAUSAL, SCALE), atol=1e-2)
+
+
+@pytest.mark.parametrize(("fn", "block"), FORMS)
+def test_bfloat16_stays_bfloat16_and_near(fn, block):
+  args = inputs(7)
+  expected = values_and_gradients(naive, *args, CAUSAL, CAUSAL)
+  half = [x.astype(jnp.bfloat16) for x in args]
+  got = values_and_gradients(fn, *half, CAUSAL, CAUSAL, block)
+  for x, y in zip(got, expected):
+    assert x.dtype == jnp.bfloat16
+    np.testing.assert_allclose(x.astype(np.float32), y, atol=0.1)
+
+
+def biggest_array(fn, length, *options):
+  """The largest array that a forward and backward pass over `length` tokens makes."""
+  shapes = [jax.ShapeDtypeStruct((1, length, 2, 4), jnp.float32)] * 3
+  where = Span(*[jax.ShapeDtypeStruct((1, length), jnp.int32)] * 2)
+
+  def loss(q, k, v, where):
+    return fn(q, k, v, where, where, SCALE, *options).sum()
+
+  jaxpr = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1, 2)))(*shapes, where).jaxpr
+  sizes, todo = [], [jaxpr]
+  while todo:
+    for eqn in todo.pop().eqns:
+      sizes += [v.aval.size for v in eqn.outvars]
+      for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=_holds_equations):
+        if _holds_equations(value):
+          todo.append(getattr(value, "jaxpr", value))
+  return max(sizes)
+
+
+def _holds_equations(value):
+  return hasattr(getattr(value, "jaxpr", value), "eqns")
+
+
+def test_blockwise_never_holds_all_scores():
+  length, block = 512, 32
+  assert biggest_array(naive, length) >= 2 * length * length
+  assert biggest_array(blockwise, length, block) <= 2 * length * block
+
+
+def test_attend_turns_blockwise_above_the_block():
+  assert biggest_array(attend, 256, 256) >= 2 * 256 * 256
+  assert biggest_array(attend, 256, 64) <= 2 * 256 * 64

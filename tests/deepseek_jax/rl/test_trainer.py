@@ -1,0 +1,246 @@
+"""Reinforcement end to end on a bandit: it learns, it resumes, and noise teaches it nothing."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from deepseek_jax.config import ConfigError, GQAConfig, MLAConfig, ModelConfig, MoEConfig
+from deepseek_jax.data.word_tokenizer import WordTokenizer, mini_words
+from deepseek_jax.decode.engine import StaticEngine
+from deepseek_jax.model.transformer import Transformer, init_weights
+from deepseek_jax.rl.advantages import AdvantageConfig
+from deepseek_jax.rl.rewards import RewardConfig, permuted
+from deepseek_jax.rl.rollout import RolloutConfig, roll_out
+from deepseek_jax.rl.trainer import Reinforcement, RLConfig
+from deepseek_jax.tasks.task import Problem, Score
+from deepseek_jax.train import grpo
+from deepseek_jax.train.loop import Position
+from deepseek_jax.train.optimizer import OptimizerConfig, make_optimizer
+from deepseek_jax.train.state import init_state
+
+CONTROL = mini_words()[: mini_words().index("<think>")]
+TOKENIZER = WordTokenizer((*CONTROL, "?", "a", "b", "c", "d", "e"))
+MODEL = Transformer(
+  ModelConfig(
+    vocab=TOKENIZER.vocab_size,
+    d_model=16,
+    layers=1,
+    heads=2,
+    dense_ff=16,
+    attention=MLAConfig(kv_latent=8, nope_dim=8, rope_dim=4, v_dim=8),
+    moe=MoEConfig(experts=4, top_k=2, expert_ff=8, dense_layers=0),
+    mtp_depth=1,
+    max_context=32,
+  )
+)
+TX = make_optimizer(OptimizerConfig(weight_decay=0.0))
+CONFIG = RLConfig(
+  rollout=RolloutConfig(
+    prompts=4,
+    group=8,
+    max_new=4,
+    updates=2,
+    rows=4,
+    width=16,
+    reward=RewardConfig(format=0.0),
+    advantage=AdvantageConfig(truncated="keep"),
+  ),
+  peak=3e-2,
+  final=1.0,
+  kl_weight=0.01,
+  reference_every=6,
+)
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+class Bandit:
+  """A finite task: the share of the answer's words that are the wanted one."""
+
+  name = "bandit"
+
+  def sample(self, split, index, seed, language=None):
+    if index >= 3:
+      raise IndexError(index)
+    return Problem(prompt=f"{'abc'[index]} ?", task=self.name, key=str(index))
+
+  def score(self, problem, text):
+    words = text.split()
+    return Score(words.count("d") / max(len(words), 1), 1.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def compiled(quick_compile):
+  weights = jax.jit(lambda key: init_weights(MODEL, key))(jax.random.key(0))
+  return {
+    "weights": jax.device_get(weights),
+    "update": grpo.make_step(MODEL, TX, grpo.GRPOConfig()),
+    "score": grpo.make_scorer(MODEL, grpo.GRPOConfig()),
+    "engine": StaticEngine(MODEL, batch=32, prompt_multiple=4),
+  }
+
+
+def make_stage(compiled, iterations=12, **fields) -> Reinforcement:
+  parts = {name: compiled[name] for name in ("update", "score", "engine")}
+  given = {"config": CONFIG, "seed": 0, **fields}
+  return Reinforcement(**parts, task=Bandit(), tokenizer=TOKENIZER, iterations=iterations, **given)
+
+
+def begin(compiled):
+  weights = jax.tree.map(jax.numpy.array, compiled["weights"])
+  return jax.jit(lambda w: init_state(w, TX, reference=True))(weights)
+
+
+def iterate(stage, state, first, last):
+  """States after, and records of, iterations first to last - 1."""
+  records = []
+  for i in range(first, last):
+    fed = stage.feed(Position(step=i), state)
+    state, metrics = stage.step(state, fed.batch, fed.knobs)
+    records.append({**{k: float(v) for k, v in metrics.items()}, **fed.metrics})
+  return state, records
+
+
+@pytest.fixture(scope="module")
+def learnt(compiled):
+  return iterate(make_stage(compiled), begin(compiled), 0, 12)
+
+
+def test_it_learns(learnt):
+  _, records = learnt
+  first, last = (np.mean([r["correct"] for r in part]) for part in (records[:2], records[-2:]))
+  assert first < 0.4 and last > 0.8, (first, last)
+
+
+def test_the_first_update_is_on_policy(learnt):
+  """The sampler's log-probabilities are those that the training step recomputes."""
+  for record in learnt[1]:
+    if record["updates"]:
+      assert record["mismatch"] < 1e-4
+      assert record["experts_differ"] < 1e-3
+
+
+def test_kl_grows_and_falls_when_the_reference_is_reset(learnt):
+  kl = [record["kl"] for record in learnt[1][:4]]
+  assert 0 < kl[0] < kl[1] < kl[2]
+  assert CONFIG.resets_reference(3) and kl[3] < kl[2] / 2
+
+
+def test_reference_is_reset_each_time_enough_updates_were_scheduled():
+  config = dataclasses.replace(CONFIG, reference_every=5)
+  assert [i for i in range(11) if config.resets_reference(i)] == [3, 5, 8, 10]
+
+
+def test_a_run_cut_between_iterations_goes_on_bit_for_bit(compiled, learnt):
+  stage = make_stage(compiled)
+  state, before = iterate(stage, begin(compiled), 0, 5)
+  state = jax.tree.map(jax.numpy.array, jax.device_get(state))  # as through a checkpoint
+  state, after = iterate(make_stage(compiled), state, 5, 12)
+  jax.tree.map(np.testing.assert_array_equal, state, learnt[0])
+  for a, b in zip(before + after, learnt[1], strict=True):
+    assert {k: v for k, v in a.items() if k != "sampling_seconds"} == {
+      k: v for k, v in b.items() if k != "sampling_seconds"
+    }
+
+
+def test_every_iteration_shares_one_compilation(compiled, learnt):
+  other = dataclasses.replace(
+    CONFIG, ratio_level="sequence_mean", kl="k1", clip_high=10.0, mtp_weight=0.0
+  )
+  iterate(make_stage(compiled, config=other), begin(compiled), 0, 1)
+  assert compiled["update"]._cache_size() == 1
+
+
+def test_equal_rewards_leave_the_weights_alone(compiled):
+  stage = make_stage(compiled, transform=lambda rewards_BJ, _: np.ones_like(rewards_BJ))
+  state, (record,) = iterate(stage, begin(compiled), 0, 1)
+  assert record["updates"] == 0 and record["zero_variance"] == 1 and record["kept"] == 0
+  jax.tree.map(np.testing.assert_array_equal, state.weights, compiled["weights"])
+
+
+@pytest.mark.slow
+def test_permuted_rewards_teach_nothing(compiled):
+  config = dataclasses.replace(CONFIG, peak=1e-2, kl_weight=0.0, reference_every=0)
+
+  def gain(seed, transform):
+    stage = make_stage(compiled, 16, config=config, seed=seed, transform=transform)
+    _, records = iterate(stage, begin(compiled), 0, 16)
+    first, last = (np.mean([r["correct"] for r in part]) for part in (records[:2], records[-2:]))
+    return last - first
+
+  real = [gain(seed, None) for seed in range(8)]
+  control = [gain(seed, permuted(seed)) for seed in range(8)]
+  assert min(real) > 0.2
+  error = np.std(control, ddof=1) / np.sqrt(len(control))
+  assert np.mean(control) < 2.5 * error and np.mean(control) < np.mean(real) / 3, (control, real)
+
+
+def rollout(compiled, iteration=0, **changes):
+  config = dataclasses.replace(CONFIG.rollout, **changes)
+  return roll_out(
+    compiled["engine"], compiled["weights"], Bandit(), TOKENIZER, config, 0, iteration
+  )
+
+
+def test_a_finite_task_starts_again(compiled):
+  prompts = [c.problem.key for c in rollout(compiled, 1).completions[:: CONFIG.rollout.group]]
+  assert prompts == ["1", "2", "0", "1"]  # problems 4 to 7 of three
+
+
+def test_updates_share_out_every_telling_sample(compiled):
+  got = rollout(compiled)
+  assert len(got.updates) == 2
+  share = got.report["kept"] * len(got.completions)
+  tokens = 0
+  for update in got.updates:
+    np.testing.assert_allclose(update.batch.weight_BT.sum(), 1, rtol=1e-5)
+    tokens += update.batch.batch.loss_mask_BT.sum()
+    assert update.batch.batch.tokens_BT.shape == CONFIG.rollout.shape == (4, 4, 16)
+  assert share > 0 and tokens <= got.report["sampled_tokens"]
+
+
+def test_a_prompt_that_does_not_fit_is_named(compiled):
+  with pytest.raises(ConfigError, match="prompt has 2 tokens, which with rollout.max_new, 4"):
+    rollout(compiled, width=5)
+
+
+@pytest.mark.parametrize(
+  "fields, message",
+  [
+    ({"group": 1}, "rollout.group is 1"),
+    ({"updates": 9, "prompts": 8}, "rollout.updates is 9"),
+    ({"max_new": 160}, "rollout.max_new is 160"),
+  ],
+)
+def test_bad_rollouts_are_refused(fields, message):
+  with pytest.raises(ConfigError, match=message):
+    RolloutConfig(**fields)
+
+
+def test_a_reset_without_reference_is_refused():
+  with pytest.raises(ConfigError, match="rl.reference_every resets a reference"):
+    RLConfig(reference_every=3)
+
+
+def test_a_dense_model_is_reinforced_too():
+  model = Transformer(
+    dataclasses.replace(
+      MODEL.config, attention=GQAConfig(kv_heads=1, head_dim=8), moe=None, mtp_depth=0
+    )
+  )
+  state = init_state(jax.jit(lambda key: init_weights(model, key))(jax.random.key(0)), TX)
+  stage = Reinforcement(
+    update=grpo.make_step(model, TX, grpo.GRPOConfig()),
+    score=grpo.make_scorer(model, grpo.GRPOConfig()),
+    engine=StaticEngine(model, batch=32, prompt_multiple=4),
+    task=Bandit(),
+    tokenizer=TOKENIZER,
+    config=dataclasses.replace(CONFIG, kl_weight=0.0, reference_every=0),
+    iterations=12,
+    seed=0,
+  )
+  _, records = iterate(stage, state, 0, 10)
+  assert records[-1]["correct"] > 0.7 and records[0]["mismatch"] < 1e-4
+  assert "kl" not in records[0] and records[0]["experts_differ"] == 0

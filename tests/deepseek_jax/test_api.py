@@ -1,0 +1,168 @@
+"""Loading from every kind of directory, and what a notebook does with the model."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import deepseek_jax as ds
+from deepseek_jax.config import ConfigError, to_dict
+from deepseek_jax.data.tokenizer import load_tokenizer
+from deepseek_jax.hub.safetensors import abstract_weights, save_pretrained
+from deepseek_jax.presets import preset
+from deepseek_jax.train.checkpoint import Checkpointer
+from deepseek_jax.train.optimizer import OptimizerConfig, make_optimizer
+from deepseek_jax.train.state import init_state
+
+CONFIG = dataclasses.replace(preset("v3_mini"), vocab=272, layers=2, mtp_depth=0, max_context=64)
+STUDENT = dataclasses.replace(
+  preset("smollm2_135m"), vocab=272, d_model=48, heads=3, layers=1, dense_ff=32, max_context=64
+)
+STUDENT = dataclasses.replace(
+  STUDENT, attention=dataclasses.replace(STUDENT.attention, kv_heads=1, head_dim=16)
+)
+BYTES = load_tokenizer("byte")
+
+
+def random_weights(config, seed):
+  rng = np.random.default_rng(seed)
+
+  def draw(path, leaf):
+    scale = 1.0 if "norm" in str(path[-1]) else 0.15
+    return jnp.asarray(scale * rng.standard_normal(leaf.shape), jnp.float32)
+
+  return jax.tree_util.tree_map_with_path(draw, abstract_weights(config))
+
+
+def assert_same(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  assert all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def save_checkpoint(folder, weights):
+  checkpointer = Checkpointer(folder)
+  checkpointer.save(3, init_state(weights, make_optimizer(OptimizerConfig())), {})
+  checkpointer.close()
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+  """The workdir of a training job."""
+  folder = tmp_path_factory.mktemp("job")
+  (folder / "config.json").write_text(json.dumps({"model": to_dict(CONFIG)}))
+  save_checkpoint(folder / "checkpoints", random_weights(CONFIG, 0))
+  BYTES.save(folder / "tokenizer")
+  return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+  """The workdir of a recipe that was killed behind its first reinforcement."""
+  folder = tmp_path_factory.mktemp("recipe")
+  config = {"teacher": to_dict(CONFIG), "student": to_dict(STUDENT), "tokenizer": "byte"}
+  (folder / "config.json").write_text(json.dumps(config))
+  (folder / "stages").mkdir()
+  for seed, (stage, model) in enumerate(
+    {"base": CONFIG, "r1_zero": CONFIG, "student_base": STUDENT, "cold_start": CONFIG}.items()
+  ):
+    save_checkpoint(folder / "checkpoints" / stage, random_weights(model, seed))
+    if stage != "cold_start":  # unfinished
+      (folder / "stages" / f"{stage}.json").write_text("{}")
+  return folder
+
+
+@pytest.fixture(scope="module")
+def model(job):
+  return ds.load(job)
+
+
+def test_importing_the_package_imports_no_jax():
+  code = "import sys, deepseek_jax; sys.exit('jax' in sys.modules)"
+  assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_job_and_its_export_are_the_same_model(job, model, tmp_path):
+  assert model.config == CONFIG
+  assert_same(model.weights, random_weights(CONFIG, 0))
+  model.save(tmp_path / "out")
+  exported = ds.load(tmp_path / "out")
+  assert exported.config == CONFIG
+  assert_same(exported.weights, model.weights)
+  assert exported.tokenizer.encode("ab") == model.tokenizer.encode("ab") == BYTES.encode("ab")
+  assert exported.params["embed_VD"].shape == (272, 96)
+
+
+def test_stages_of_a_recipe(recipe):
+  newest = ds.load(recipe)
+  assert newest.config == CONFIG
+  assert_same(newest.weights, random_weights(CONFIG, 1))  # r1_zero, the last finished teacher
+  student = ds.load(recipe, stage="student_base")
+  assert student.config == STUDENT
+  assert_same(student.weights, random_weights(STUDENT, 2))
+  assert student.tokenizer.encode("ab") == BYTES.encode("ab")
+  with pytest.raises(ConfigError, match="cold_start.*base, r1_zero, student_base"):
+    ds.load(recipe, stage="cold_start")
+  with pytest.raises(ConfigError, match="stage 'zero' is none of"):
+    ds.load(recipe, stage="zero")
+
+
+def test_directories_without_a_model_are_refused(tmp_path, job):
+  with pytest.raises(ConfigError, match="does not exist"):
+    ds.load(tmp_path / "absent")
+  with pytest.raises(ConfigError, match="no config.json"):
+    ds.load(tmp_path)
+  with pytest.raises(ConfigError, match="not stages"):
+    ds.load(job, stage="r1")
+  (tmp_path / "config.json").write_text(json.dumps({"model": to_dict(CONFIG)}))
+  with pytest.raises(ConfigError, match="checkpoints"):
+    ds.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("tokens", "named"),
+  [([1, 2], "integers"), ([[0.5]], "integers"), ([[272]], "vocabulary"), ([[0] * 65], "context")],
+)
+def test_logits_of_bad_tokens_are_refused(model, tokens, named):
+  with pytest.raises(ConfigError, match=named):
+    model.logits(np.asarray(tokens))
+
+
+def test_greedy_tokens_are_those_of_the_logits(model):
+  prompts = [BYTES.encode("3 + 4"), BYTES.encode("5 - 2")]
+  answers = model.generate(prompts, max_new=6)
+  rows = [prompt + answer + [0] * (6 - len(answer)) for prompt, answer in zip(prompts, answers)]
+  logits_BTV = model.logits(rows)
+  assert isinstance(logits_BTV, np.ndarray) and logits_BTV.dtype == np.float32
+  assert logits_BTV.shape == (2, 11, 272)
+  for answer, best in zip(answers, logits_BTV.argmax(axis=-1)):
+    assert answer == best[4 : 4 + len(answer)].tolist()
+    assert len(answer) == 6 or best[4 + len(answer)] == BYTES.eos_id
+  assert model.generate(["3 + 4", "5 - 2"], max_new=6) == [BYTES.decode(a) for a in answers]
+
+
+def test_one_text_gives_one_text(model):
+  tokens = model.generate([BYTES.encode("3 + 4")], max_new=6)
+  assert model.generate("3 + 4", max_new=6) == BYTES.decode(tokens[0])
+  assert model.generate([], max_new=6) == []
+
+
+def test_samples_depend_on_the_seed_and_the_place(model):
+  hot = [model.generate([[20]] * 2, max_new=6, temperature=1.0, seed=s) for s in (0, 0, 1)]
+  assert hot[0] == hot[1] != hot[2] and hot[0][0] != hot[0][1]
+
+
+def test_generation_without_a_tokenizer_takes_ids_only(model):
+  bare = dataclasses.replace(model, tokenizer=None)
+  assert len(bare.generate([[20, 21]], max_new=6)[0]) == 6
+  with pytest.raises(ConfigError, match="no tokenizer"):
+    bare.generate("text")
+
+
+def test_an_exported_student_is_loaded(tmp_path):
+  save_pretrained(tmp_path / "out", STUDENT, random_weights(STUDENT, 0))
+  assert ds.load(tmp_path / "out").config == STUDENT

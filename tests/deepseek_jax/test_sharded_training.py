@@ -1,0 +1,127 @@
+"""A training step on any mesh is the step of one device: loss, gradients, router bias."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from deepseek_jax.config import GQAConfig, MLAConfig, ModelConfig, MoEConfig
+from deepseek_jax.model.transformer import Transformer, init_weights
+from deepseek_jax.sharding import MeshConfig, init_sharded, make_mesh, shard_batch, state_shardings
+from deepseek_jax.train.pretrain import PretrainKnobs, make_step
+from deepseek_jax.train.state import TrainState, init_state
+from deepseek_jax.types import Batch
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+MOE = ModelConfig(
+  vocab=64,
+  d_model=32,
+  layers=2,
+  heads=4,
+  dense_ff=48,
+  attention=MLAConfig(q_latent=24, kv_latent=16, nope_dim=8, rope_dim=4, v_dim=8),
+  moe=MoEConfig(experts=8, top_k=3, expert_ff=16, groups=4, top_groups=2, dense_layers=0),
+  mtp_depth=1,
+)
+DENSE = dataclasses.replace(
+  MOE, attention=GQAConfig(kv_heads=2, head_dim=8, qkv_bias=True), moe=None, mtp_depth=0, tied=True
+)
+CONFIGS = (MOE, DENSE)
+KEEP_GRADIENTS = optax.trace(decay=0.0)  # an optimiser whose state is the last gradient
+KNOBS = PretrainKnobs(
+  learning_rate=0.1, bias_speed=0.01, mtp_weight=0.3, balance_weight=0.1, micro_batches=2
+)
+
+
+def micro_batches() -> Batch:
+  """[M 2, B 8, T 12]: two documents in every row but the first, and some padding."""
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(0, MOE.vocab, (2, 8, 12)).astype(np.int32)
+  segments = np.ones_like(tokens)
+  segments[:, 1:, 7:] = 2
+  segments[:, 3, 9:] = 0
+  positions = np.broadcast_to(np.arange(12, dtype=np.int32), tokens.shape).copy()
+  positions[:, 1:, 7:] -= 7
+  return Batch(tokens, positions, segments, np.ones(tokens.shape, np.float32))
+
+
+def create(model: Transformer, key: jax.Array) -> TrainState:
+  return init_state(init_weights(model, key), KEEP_GRADIENTS)
+
+
+@pytest.fixture(scope="module")
+def beginnings():
+  """A state of each configuration, on the host."""
+  key = jax.random.key(0)
+  return {
+    c: jax.device_get(jax.jit(create, static_argnums=0)(Transformer(c), key)) for c in CONFIGS
+  }
+
+
+def stepped(model: Transformer, state: TrainState, batch: Batch):
+  """One step from a state on the host: the new state and the metrics."""
+  if model.mesh is not None:
+    state = jax.device_put(state, state_shardings(model.mesh, state))
+  step = make_step(model, KEEP_GRADIENTS)
+  return jax.block_until_ready(step(state, shard_batch(model.mesh, batch), KNOBS))
+
+
+@pytest.fixture(scope="module")
+def alone(beginnings):
+  """One step on one device."""
+  return {c: stepped(Transformer(c), beginnings[c], micro_batches()) for c in CONFIGS}
+
+
+def assert_equal(found, expected, where: str):
+  """Within 1e-5 of the norm of each array."""
+  found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+  difference, size = np.linalg.norm(found - expected), np.linalg.norm(expected)
+  assert difference <= 1e-5 * size, f"{where}: {difference / size:.1e}"
+
+
+@pytest.mark.parametrize(
+  ("config", "sizes"),
+  [
+    pytest.param(MOE, MeshConfig(data=8), id="data8", marks=pytest.mark.slow),
+    pytest.param(MOE, MeshConfig(fsdp=8), id="fsdp8"),
+    pytest.param(MOE, MeshConfig(data=2, fsdp=2, expert=2), id="data2-fsdp2-expert2"),
+    pytest.param(MOE, MeshConfig(expert=4, tensor=2), id="expert4-tensor2"),
+    pytest.param(
+      MOE,
+      MeshConfig(data=2, expert=2, tensor=2),
+      id="data2-expert2-tensor2",
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(DENSE, MeshConfig(data=2, tensor=4), id="gqa-data2-tensor4"),
+  ],
+)
+def test_a_step_is_that_of_one_device(config, sizes, beginnings, alone):
+  mesh = make_mesh(sizes)
+  model = Transformer(config, mesh=mesh)
+  state, metrics = stepped(model, beginnings[config], micro_batches())
+  expected, expected_metrics = alone[config]
+  if config.moe:  # the loads of the whole batch have moved it, up and down
+    assert set(np.sign(np.asarray(state.weights.router_bias_LE)).flat) >= {-1.0, 1.0}
+  for name, value in expected_metrics.items():
+    assert_equal(metrics[name], value, name)
+  pairs = zip(
+    jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(expected), strict=True
+  )  # the gradients are the state of the optimiser
+  for (path, found), value in pairs:
+    assert_equal(found, value, jax.tree_util.keystr(path))
+  wanted = state_shardings(mesh, state)
+  jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim) or pytest.fail(s), state, wanted)
+
+
+def test_state_is_created_in_shards(beginnings):
+  mesh = make_mesh(MeshConfig(fsdp=4, expert=2))
+  init = functools.partial(create, Transformer(MOE, mesh=mesh))
+  state = init_sharded(init, mesh, jax.random.key(0))
+  gate = state.weights.params["moe"]["ffn"]["gate_EDF"]
+  assert {shard.data.shape for shard in gate.addressable_shards} == {(2, 4, 8, 16)}
+  assert state.opt_state.trace["moe"]["ffn"]["gate_EDF"].sharding == gate.sharding
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), beginnings[MOE])

@@ -1,0 +1,114 @@
+"""The chunked cross-entropy against the naive one, and targets against a loop."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deepseek_jax.train import losses
+from deepseek_jax.types import Batch
+
+
+def arrays(rows, width=8, vocab=23, seed=0):
+  keys = jax.random.split(jax.random.key(seed), 4)
+  hidden_ND = jax.random.normal(keys[0], (rows, width))
+  head_DV = jax.random.normal(keys[1], (width, vocab))
+  targets_N = jax.random.randint(keys[2], (rows,), 0, vocab)
+  return hidden_ND, head_DV, targets_N, jax.random.uniform(keys[3], (rows,))
+
+
+def naive(hidden_ND, head_DV, targets_N):
+  logp_NV = jax.nn.log_softmax(hidden_ND @ head_DV)
+  picked_N = jnp.take_along_axis(logp_NV, targets_N[:, None], axis=1)[:, 0]
+  return picked_N, -jnp.sum(jnp.exp(logp_NV) * logp_NV, axis=1)
+
+
+@pytest.mark.parametrize(("rows", "chunk"), [(12, 64), (12, 4), (13, 5), (1, 1)])
+def test_token_logprobs_and_entropy_equal_naive_with_gradients(rows, chunk):
+  hidden_ND, head_DV, targets_N, weights_N = arrays(rows)
+
+  def score(fn, hidden_ND, head_DV):
+    logprob_N, entropy_N = fn(hidden_ND, head_DV, targets_N)
+    return jnp.sum(weights_N * logprob_N + weights_N**2 * entropy_N), (logprob_N, entropy_N)
+
+  chunked = functools.partial(losses.token_logprobs, chunk=chunk, with_entropy=True)
+  ours, theirs = (
+    jax.jit(jax.value_and_grad(functools.partial(score, fn), argnums=(0, 1), has_aux=True))(
+      hidden_ND, head_DV
+    )
+    for fn in (chunked, naive)
+  )
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), ours, theirs)
+
+
+@pytest.mark.parametrize(("rows", "chunk"), [(12, 64), (12, 4), (13, 5)])
+def test_cross_entropy_equals_naive_with_gradients(rows, chunk):
+  hidden_ND, head_DV, targets_N, weights_N = arrays(rows, seed=1)
+
+  def ours(hidden_ND, head_DV):
+    return 0.7 * losses.cross_entropy(hidden_ND, head_DV, targets_N, weights_N, chunk)
+
+  def theirs(hidden_ND, head_DV):
+    return -0.7 * jnp.sum(weights_N * naive(hidden_ND, head_DV, targets_N)[0])
+
+  found, wanted = (
+    jax.jit(jax.value_and_grad(fn, argnums=(0, 1)))(hidden_ND, head_DV) for fn in (ours, theirs)
+  )
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, wanted)
+  np.testing.assert_allclose(ours(hidden_ND, head_DV), wanted[0], rtol=2e-5)  # undifferentiated
+
+
+def test_logprobs_without_entropy_are_the_same():
+  hidden_ND, head_DV, targets_N, _ = arrays(9)
+  logprob_N, entropy_N = losses.token_logprobs(hidden_ND, head_DV, targets_N, chunk=4)
+  assert entropy_N is None
+  np.testing.assert_allclose(logprob_N, naive(hidden_ND, head_DV, targets_N)[0], rtol=1e-5)
+
+
+def biggest_array(fn, *args):
+  """Elements of the largest array anywhere in the traced computation."""
+
+  def walk(jaxpr):
+    for eqn in jaxpr.eqns:
+      yield from (v.aval.size for v in eqn.outvars if hasattr(v.aval, "size"))
+      for value in eqn.params.values():
+        inner = getattr(value, "jaxpr", value)
+        if hasattr(inner, "eqns"):
+          yield from walk(inner)
+
+  return max(walk(jax.make_jaxpr(fn)(*args).jaxpr))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_logits_of_all_rows_never_exist(fused):
+  hidden_ND, head_DV, targets_N, weights_N = arrays(64, vocab=200)
+
+  def loss(hidden_ND, head_DV):
+    if fused:
+      return losses.cross_entropy(hidden_ND, head_DV, targets_N, weights_N, 8)
+    return losses.token_logprobs(hidden_ND, head_DV, targets_N, 8)[0].sum()
+
+  assert biggest_array(jax.grad(loss, argnums=(0, 1)), hidden_ND, head_DV) <= 8 * 200
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_shift_targets_equals_a_loop(depth):
+  rng = np.random.default_rng(depth)
+  rows, width = 3, 11
+  segments_BT = np.sort(rng.integers(0, 4, (rows, width)))[:, ::-1]
+  batch = Batch(
+    tokens_BT=rng.integers(0, 50, (rows, width)),
+    positions_BT=np.zeros((rows, width), np.int32),
+    segments_BT=segments_BT,
+    loss_mask_BT=rng.integers(0, 2, (rows, width)).astype(np.float32),
+  )
+  targets_BT, weight_BT = losses.shift_targets(jax.tree.map(jnp.asarray, batch), depth)
+  for b in range(rows):
+    for t in range(width):
+      ahead = t + 1 + depth
+      counts = ahead < width and segments_BT[b, t] == segments_BT[b, ahead] != 0
+      assert weight_BT[b, t] == (batch.loss_mask_BT[b, ahead] if counts else 0)
+      if counts:
+        assert targets_BT[b, t] == batch.tokens_BT[b, ahead]

@@ -1,0 +1,105 @@
+"""Workdirs are their config's, and metrics.jsonl tells one story."""
+
+import json
+import os
+import resource
+
+import pytest
+
+from deepseek_jax.config import ConfigError
+from deepseek_jax.train.metrics import MetricsLog, read_metrics
+from deepseek_jax.train.workdir import Workdir, read_config, write_atomically
+
+CONFIG = {"model": {"layers": 2}, "train": {"steps": 5, "log_every": 1}, "seed": 0, "mtp": (1, 2)}
+
+
+def changed(**fields):
+  return {**CONFIG, **fields}
+
+
+def test_same_config_and_free_fields_resume(tmp_path):
+  Workdir(tmp_path / "w", CONFIG)
+  Workdir(tmp_path / "w", CONFIG)
+  Workdir(tmp_path / "w", changed(train={"steps": 50, "log_every": 10}))
+  assert read_config(tmp_path / "w")["train"] == {"steps": 50, "log_every": 10}
+
+
+def test_another_config_is_refused_with_both_values_and_nothing_changes(tmp_path):
+  Workdir(tmp_path, CONFIG)
+  with pytest.raises(ConfigError) as error:
+    Workdir(tmp_path, changed(model={"layers": 3}, train={"steps": 9, "log_every": 1}, tied=True))
+  message = str(error.value)
+  assert "model.layers was 2 and is 3" in message
+  assert "tied was 'absent' and is True" in message
+  assert "steps" not in message
+  assert read_config(tmp_path) == json.loads(json.dumps(CONFIG))
+
+
+def test_a_directory_that_is_no_workdir_is_one_sentence(tmp_path):
+  with pytest.raises(ConfigError, match="no config.json"):
+    read_config(tmp_path)
+  (tmp_path / "checkpoints").mkdir()
+  with pytest.raises(ConfigError, match="checkpoints but no config"):
+    Workdir(tmp_path, CONFIG)
+  (tmp_path / "file").write_text("")
+  with pytest.raises(ConfigError, match="is a file"):
+    Workdir(tmp_path / "file", CONFIG)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+  path = tmp_path / "config.json"
+  write_atomically(path, "old")
+
+  def fail(*_):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(os, "replace", fail)
+  with pytest.raises(OSError, match="No space left"):
+    write_atomically(path, "new")
+  assert path.read_text() == "old"
+  assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
+def steps(path):
+  return [(r.get("stage"), r["step"]) for r in read_metrics(path)]
+
+
+def test_records_behind_the_checkpoint_and_cut_lines_go(tmp_path):
+  log = MetricsLog(tmp_path)
+  log.resume(0)
+  for step in (1, 2, 3, 4):
+    log.write(step, {"loss": step / 3})
+  log.close()
+  with open(log.path, "a") as file:
+    file.write('{"step": 5, "lo')
+  before = read_metrics(log.path)
+  assert steps(log.path) == [(None, 1), (None, 2), (None, 3), (None, 4)]
+  log.resume(3)
+  log.write(4, {"loss": 9.0})
+  log.close()
+  assert read_metrics(log.path)[:3] == before[:3]
+  assert read_metrics(log.path)[3] == {"step": 4, "loss": 9.0}
+
+
+def test_stages_share_a_file_and_truncate_only_themselves(tmp_path):
+  first, second = MetricsLog(tmp_path, "base"), MetricsLog(tmp_path, "r1_zero")
+  for step in (1, 2):
+    first.write(step, {"loss": 1.0})
+  second.write(1, {"loss": 1.0})
+  second.resume(0)
+  second.close()
+  assert steps(first.path) == [("base", 1), ("base", 2)]
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path):
+  log = MetricsLog(tmp_path)
+  log.write(1, {"loss": 1.0})
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (log.path.stat().st_size + 8, limits[1]))
+  try:
+    with pytest.raises(ConfigError, match="is full"):
+      log.write(2, {"loss": 2.0})
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert log.path.read_bytes().endswith(b"\n")
+  assert steps(log.path) == [(None, 1)]

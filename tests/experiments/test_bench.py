@@ -1,0 +1,67 @@
+"""The benchmark's own arithmetic and manners; its figures need a quiet machine and no test."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from deepseek_jax.presets import preset
+from experiments.benchmarks.timing import pair_ratio, take_turns
+from experiments.benchmarks.trainers import Shape, tokens_BT
+
+
+def test_turns_alternate():
+  order = []
+
+  def turn(name):
+    return lambda: order.append(name) or float(len(order))
+
+  seconds = take_turns({"a": turn("a"), "b": turn("b")}, 3)
+  assert order == ["a", "b"] * 3
+  assert seconds == {"a": [1, 3, 5], "b": [2, 4, 6]}
+
+
+def test_a_slow_moment_that_hits_a_pair_does_not_move_the_ratio():
+  assert pair_ratio([1, 1, 10, 1, 1], [2, 2, 20, 2, 2]) == 2
+  assert pair_ratio([1, 1, 1], [2, 2, 90]) == 2
+
+
+def test_tokens_are_the_same_for_all_contenders_and_lie_in_the_vocabulary():
+  shape = Shape(preset("v3_mini"), 3, 50)
+  tokens = tokens_BT(shape)
+  assert np.array_equal(tokens, tokens_BT(shape))
+  assert tokens.shape == (3, 50) and tokens.min() >= 0 and tokens.max() < shape.model.vocab
+  assert shape.tokens == 150
+
+
+@pytest.mark.parametrize(
+  ("flags", "named"),
+  [
+    (["--pairs=0"], "--pairs"),
+    (["--preset=v3_999b"], "v3_999b"),
+    (["--suite=nothing"], "suite"),
+    (["--suite=experts", "--preset=smollm2_135m"], "smollm2_135m"),
+  ],
+)
+def test_bad_flags_end_with_a_sentence(flags, named):
+  command = [sys.executable, "-m", "experiments.bench", *flags]
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert done.returncode == 2
+  assert named in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_one_pair_of_a_mini_is_measured(tmp_path):
+  """The whole way, both processes and the parts, in figures that mean nothing."""
+  pytest.importorskip("transformers")
+  out = tmp_path / "bench.json"
+  command = [sys.executable, "-m", "experiments.bench", "--against=transformers"]
+  command += ["--preset=v3_mini", "--batch=1", "--length=8", "--pairs=1", "--steps=1"]
+  done = subprocess.run([*command, f"--out={out}"], capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  result = json.loads(out.read_text())
+  assert set(result["parts"]) == {"attention", "experts", "head", "optimizer", "rest", "step"}
+  assert set(result["tokens_per_second"]) == {"deepseek_jax", "transformers"}
+  assert result["ratio"] > 0

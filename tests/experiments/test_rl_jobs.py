@@ -1,0 +1,151 @@
+"""experiments.grpo, sft and distill as a user runs them, each on the model of the one before."""
+
+import json
+
+import numpy as np
+import pytest
+
+from deepseek_jax.train.metrics import read_metrics
+from tests import killing
+
+TASK = "tests.positive_task:Positive"
+ITERATIONS = 8
+DISTILL_EPOCHS = 8
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+  """Of what the programs compile, which they do quickly rather than well."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    yield tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, cache):
+  """A base model that has learnt to end its answers."""
+  workdir = tmp_path_factory.mktemp("base")
+  arguments = ["--config=configs/pretrain_tiny.py", f"--workdir={workdir}"]
+  killing.run("experiments.pretrain", arguments, cache)
+  return workdir
+
+
+def grpo(workdir, base):
+  return [
+    "--config=configs/grpo_tiny.py",
+    f"--workdir={workdir}",
+    f"--config.init={base}",
+    f"--config.task={TASK}",
+    f"--config.train.steps={ITERATIONS}",
+  ]
+
+
+@pytest.fixture(scope="module")
+def reinforced(tmp_path_factory, cache, base):
+  workdir = tmp_path_factory.mktemp("reinforced")
+  killing.run("experiments.grpo", grpo(workdir, base), cache)
+  return workdir
+
+
+def test_grpo_logs_every_iteration(reinforced):
+  records = read_metrics(reinforced / "metrics.jsonl")
+  assert [r["step"] for r in records] == list(range(1, ITERATIONS + 1))
+  assert sum(r["updates"] for r in records) > ITERATIONS, "most iterations must have two"
+  updated = [r for r in records if r["updates"]]
+  assert max(r["mismatch"] for r in updated) < 1e-4
+  assert max(r["experts_differ"] for r in updated) < 1e-3
+  assert max(r["kl"] for r in updated) > 0
+  assert json.loads((reinforced / "config.json").read_text())["task"] == TASK
+
+
+@pytest.mark.parametrize(("kills", "seed"), [(2, 0), pytest.param(10, 1, marks=pytest.mark.slow)])
+def test_grpo_killed_and_restarted_is_the_run_undisturbed(
+  tmp_path, cache, base, reinforced, kills, seed
+):
+  happened = killing.run_with_kills(
+    "experiments.grpo", grpo(tmp_path, base), tmp_path, cache, ITERATIONS, kills, seed
+  )
+  assert happened >= 1
+  killing.assert_same_outcome(tmp_path, reinforced)
+
+
+def distill(workdir, base, teacher, mix):
+  return [
+    "--config=configs/distill_mini.py",
+    f"--workdir={workdir}",
+    f"--config.teacher={teacher}",
+    f"--config.init={base}",
+    f"--config.data.task={TASK}",
+    "--config.data.batch=4",
+    "--config.data.length=48",
+    "--config.traces.prompts=24",
+    "--config.traces.keep=4",
+    "--config.traces.max_new=32",
+    "--config.train.checkpoint_every=2",
+    "--config.engine_batch=32",
+    f"--config.mix={mix}",
+    f"--config.data.epochs={DISTILL_EPOCHS}",
+  ]
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory, cache, base, reinforced):
+  workdir = tmp_path_factory.mktemp("distilled")
+  killing.run("experiments.distill", distill(workdir, base, reinforced, 0.5), cache)
+  return workdir
+
+
+def test_distillation_on_logits_keeps_its_traces(distilled):
+  traces = [json.loads(line) for line in (distilled / "traces.jsonl").read_text().splitlines()]
+  assert len(traces) > 4 and all(int(t["text"].split()[0]) > 0 for t in traces)
+  records = read_metrics(distilled / "metrics.jsonl")
+  assert all(r["divergence"] > 0 for r in records)
+  first, *_, last = np.array_split([r["loss"] for r in records], DISTILL_EPOCHS)
+  assert first.mean() > last.mean()  # the mix falls; near its teacher, text alone may lead away
+
+
+def sft(workdir, base, distilled):
+  return [
+    "--config=configs/sft_mini.py",
+    f"--workdir={workdir}",
+    f"--config.init={base}",
+    f"--config.data.path={distilled / 'traces.jsonl'}",
+    "--config.data.batch=4",
+    "--config.data.length=48",
+    "--config.data.epochs=4",
+    "--config.train.checkpoint_every=3",
+  ]
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory, cache, base, distilled):
+  workdir = tmp_path_factory.mktemp("tuned")
+  killing.run("experiments.sft", sft(workdir, base, distilled), cache)
+  return workdir
+
+
+def test_sft_learns_each_answer_in_each_epoch(tuned, distilled):
+  traces = [json.loads(line) for line in (distilled / "traces.jsonl").read_text().splitlines()]
+  answers = sum(len(t["text"].split()) + 1 for t in traces)  # each ended by eos
+  records = read_metrics(tuned / "metrics.jsonl")
+  assert sum(r["tokens"] for r in records) == 4 * answers
+  assert records[-1]["ce"] < records[0]["ce"]
+
+
+@pytest.mark.slow
+def test_sft_killed_and_restarted_is_the_run_undisturbed(tmp_path, cache, base, distilled, tuned):
+  records = len(read_metrics(tuned / "metrics.jsonl"))
+  arguments = sft(tmp_path, base, distilled)
+  assert killing.run_with_kills("experiments.sft", arguments, tmp_path, cache, records, 10, 2) > 1
+  killing.assert_same_outcome(tmp_path, tuned)
+
+
+@pytest.mark.slow
+def test_distill_killed_and_restarted_is_the_run_undisturbed(
+  tmp_path, cache, base, reinforced, distilled
+):
+  records = len(read_metrics(distilled / "metrics.jsonl"))
+  arguments = distill(tmp_path, base, reinforced, 0.5)
+  module = "experiments.distill"
+  assert killing.run_with_kills(module, arguments, tmp_path, cache, records, 5, 3) > 0
+  killing.assert_same_outcome(tmp_path, distilled)

@@ -57,7 +57,7 @@ MODEL = {
   "max_context": int,
   "init_std": float,
 }
-COMPUTE = {"dtype": str, "remat": str, "attention_block": int, "dispatch": str}
+COMPUTE = {"dtype": str, "remat": str, "unroll": int, "attention_block": int, "dispatch": str}
 OPTIMIZER = {
   "beta1": float,
   "beta2": float,

@@ -4,7 +4,7 @@ Started so, a program first gives its process two settings that a CPU wants and 
 made before it begins. They change no result but rounding, and whoever sets the variables already
 is left alone.
 
-  GLIBC_TUNABLES  Memory comes in huge pages, from one heap that keeps what is freed. XLA allocates a
+  GLIBC_TUNABLES  Memory in huge pages, from one heap that keeps what is freed. XLA allocates a
                   step's temporaries anew each time; the kernel spends a fifth of a small step on
                   clearing them, and up to half of a large one where other programs run.
   XLA_FLAGS       Matrix products by Eigen rather than YNNPACK, which in jaxlib 0.10 is slower at

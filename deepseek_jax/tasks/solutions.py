@@ -1,8 +1,8 @@
 """Worked solutions of uneven quality, in two languages: the text that minis are pre-trained on.
 
-Reinforcement can only select among behaviours that the base model has. Here most solutions are
-guesses or careless, some search, redo or check, and some lack the tags, so that there is something
-to be selected. A trial of a countdown writes each digit with its sign and the running total, and
+Reinforcement can only select among behaviours that the base model has. Here about half of the
+solutions are guesses, others are careless, some search, redo or check, and some lack the tags, so
+that there is something to be selected: what a model trained on them most likely does is to guess. A trial of a countdown writes each digit with its sign and the running total, and
 spells out how the total compares with the target, without which a hit is not noticed:
 
   <think> 3 -7 -4 2 -2 vs 8 low wait 3 7 10 -2 8 vs 8 right </think> <answer> 3 7 -2 </answer>
@@ -20,13 +20,13 @@ from deepseek_jax.tasks.languages import LANGUAGES, word
 from deepseek_jax.tasks.task import Problem
 
 SWITCH_SHARE = 0.2
-COUNTDOWN_KINDS = {"bare": 0.35, "tries": 0.30, "search": 0.25, "untagged": 0.10}
+COUNTDOWN_KINDS = {"bare": 0.48, "tries": 0.22, "search": 0.20, "untagged": 0.10}
 CHAIN_SUM_KINDS = {
-  "bare": 0.30,
-  "sloppy": 0.25,
-  "clean": 0.08,
-  "redo": 0.12,
-  "check": 0.15,
+  "bare": 0.48,
+  "sloppy": 0.18,
+  "clean": 0.05,
+  "redo": 0.08,
+  "check": 0.11,
   "untagged": 0.10,
 }
 STOP_AFTER_MISS = 0.5  # of tries
@@ -64,7 +64,7 @@ def _draw(kinds: dict[str, float], rng: random.Random) -> str:
 
 
 def _countdown(data: countdown.CountdownData, rng: random.Random) -> Written:
-  """Guesses, tries that may give up, a search without repeats, or one trial without tags."""
+  """A guess, tries that may repeat and give up, a search in order, or one trial without tags."""
   kind = _draw(COUNTDOWN_KINDS, rng)
   if kind == "bare":
     return [], _random_signs(data.digits, rng), True
@@ -72,10 +72,9 @@ def _countdown(data: countdown.CountdownData, rng: random.Random) -> Written:
     terms = _random_signs(data.digits, rng)
     return _trial(terms, data.target), terms, False
   thought: Thought = []
-  untried = _all_signs(data.digits)
-  rng.shuffle(untried)
+  in_order = iter(_all_signs(data.digits))
   while True:
-    terms = untried.pop() if kind == "search" else _random_signs(data.digits, rng)
+    terms = next(in_order) if kind == "search" else _random_signs(data.digits, rng)
     thought += _trial(terms, data.target)
     tired = kind == "tries" and (rng.random() < STOP_AFTER_MISS or len(thought) > LONGEST_TRIES)
     if sum(terms) == data.target or tired:

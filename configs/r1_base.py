@@ -10,6 +10,7 @@ PRETRAIN_STAGE = {
   "steps": int,
   "batch": int,
   "length": int,
+  "packing": str,
   "rate": float,
   "warmup": int,
   "mtp": tuple,

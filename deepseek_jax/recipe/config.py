@@ -19,6 +19,7 @@ class PretrainStage:
   steps: int
   batch: int = 12
   length: int = 128
+  packing: str = "v3"  # v3: problems in a row see those before them; documents: they do not
   rate: float = 3e-3  # peak; warm-up, then a cosine to a tenth
   warmup: int = 50
   mtp: tuple[float, ...] = (0.3, 0.1)  # MTP weight, before and after two thirds of the run

@@ -44,12 +44,14 @@ def pretraining(
   seed: int,
   position: Position,
 ) -> Course:
-  """Worked solutions packed as V3 packs documents: one after another, not hidden from each other.
-
-  Continues behind `position`.
-  """
+  """Worked solutions, packed; continues behind `position`."""
   data = DataConfig(
-    source="problems", task=task, batch=stage.batch, length=stage.length, packing="v3", seed=seed
+    source="problems",
+    task=task,
+    batch=stage.batch,
+    length=stage.length,
+    packing=stage.packing,
+    seed=seed,
   )
   batches = open_batches(data, tokenizer)
   schedule = CosineSchedule(

@@ -2,8 +2,9 @@
 
 Reinforcement can only select among behaviours that the base model has. Here about half of the
 solutions are guesses, others are careless, some search, redo or check, and some lack the tags, so
-that there is something to be selected: what a model trained on them most likely does is to guess. A trial of a countdown writes each digit with its sign and the running total, and
-spells out how the total compares with the target, without which a hit is not noticed:
+that there is something to be selected: what a model trained on them most likely does is to guess.
+A trial of a countdown writes each digit with its sign and the running total, and spells out how the
+total compares with the target, without which a hit is not noticed:
 
   <think> 3 -7 -4 2 -2 vs 8 low wait 3 7 10 -2 8 vs 8 right </think> <answer> 3 7 -2 </answer>
 

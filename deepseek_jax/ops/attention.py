@@ -6,12 +6,15 @@ float32. Query and key width (K below) is whatever the form makes it; U is the v
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from deepseek_jax.types import Span
 
+QUERY_BLOCK = 64  # rows of queries that share a cut of the keys, where these are in causal order
 MASKED = -1e30  # finite: a row without any visible key gets uniform weights, not NaN
 
 
@@ -24,12 +27,16 @@ def attend(
   scale: float,
   block: int,
 ) -> jax.Array:
-  """Attention output [B, T, H, U]; blockwise when there are more than `block` keys."""
+  """Attention output [B, T, H, U]; blockwise when there are more than `block` keys.
+
+  As many keys as queries are the same tokens in the same order, of which none may see a later one.
+  """
   if k_BSGK.shape[1] > block:
     return blockwise(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale, block)
   if q_BTHK.shape[1] == 1:  # decoding: no derivative, and no layout worth changing
     return naive(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale)
-  return whole(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale)
+  form = causal if q_BTHK.shape[1] == k_BSGK.shape[1] else whole
+  return form(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale)
 
 
 def visible_BTS(queries: Span, keys: Span) -> jax.Array:
@@ -64,6 +71,30 @@ def whole(q_BTHK, k_BSGK, v_BSGU, queries: Span, keys: Span, scale: float) -> ja
   q_BGMK = q_BGJTK.reshape(B, G, -1, K)  # M: the rows of all query heads of one key/value head
   out_BGMU = _whole(q_BGMK, k_BGSK, v_BGSU, visible_BTS(queries, keys), scale)
   return jnp.moveaxis(out_BGMU.reshape(B, G, H // G, T, U), 3, 1).reshape(B, T, H, U)
+
+
+def causal(
+  q_BTHK, k_BSGK, v_BSGU, queries: Span, keys: Span, scale: float, block: int = QUERY_BLOCK
+) -> jax.Array:
+  """`whole` for keys that are the queries' own tokens: a block of queries meets no later keys."""
+  T = q_BTHK.shape[1]
+  bounds = np.linspace(0, T, max(1, round(T / block)) + 1).astype(int).tolist()
+
+  def cut(x: Any, start: int, end: int) -> Any:
+    return jax.tree.map(lambda a: a[:, start:end], x)
+
+  blocks = [
+    whole(
+      cut(q_BTHK, a, b),
+      cut(k_BSGK, 0, b),
+      cut(v_BSGU, 0, b),
+      cut(queries, a, b),
+      cut(keys, 0, b),
+      scale,
+    )
+    for a, b in zip(bounds, bounds[1:])
+  ]
+  return jnp.concatenate(blocks, axis=1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))

@@ -1,6 +1,7 @@
 """Several runs of one recipe, of different seeds, read as one: mean scores and paired gains.
 
-The unit of an interval is a problem of a run: each run has models and held-out problems of its own.
+All runs answer the same held-out problems, so a problem counts once, with its mean over the runs.
+Such an interval says nothing of how runs differ; hence the number of runs that alone show a gain.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from deepseek_jax.recipe.graph import GRAPH
 from deepseek_jax.recipe.record import Record, read_record
 from deepseek_jax.recipe.summary import CLAIMS
 
-Solved = Mapping[str, np.ndarray]  # by decoding: each problem's share of right samples, all runs'
+Solved = Mapping[str, np.ndarray]  # by decoding: [runs, problems], shares of right samples
 
 
 def pool(directories: Sequence[Path]) -> str:
@@ -26,11 +27,12 @@ def pool(directories: Sequence[Path]) -> str:
   solved = {node.stage: _joined([run[node.stage] for run in runs], directories) for node in GRAPH}
   decodings = list(solved[GRAPH[0].stage])
   lines = [f"pass@1 over {len(runs)} runs", f"{'stage':<13}" + _row(decodings)]
-  lines += [f"{s:<13}" + _row([_cell(share(by[d])) for d in decodings]) for s, by in solved.items()]
-  lines += ["", "gains, paired over problems (*: the interval excludes zero)"]
+  for stage, by in solved.items():
+    lines.append(f"{stage:<13}" + _row([_cell(share(by[d].mean(axis=0))) for d in decodings]))
+  lines += ["", "gains, paired over problems; how many runs alone exclude zero on the same side"]
   for after, before in CLAIMS:
-    gains = [paired_difference(solved[after][d], solved[before][d]) for d in decodings]
-    lines.append(f"{after + ' over ' + before:<30}" + _row([_gain(gain) for gain in gains]))
+    gains = [_gain(solved[after][d], solved[before][d]) for d in decodings]
+    lines.append(f"{after + ' over ' + before:<30}" + _row(gains))
   return "\n".join(lines)
 
 
@@ -43,22 +45,27 @@ def _records(directory: Path) -> dict[str, Record]:
 
 
 def _joined(records: Sequence[Record], directories: Sequence[Path]) -> Solved:
-  """One stage's problems of all runs, by decoding: the label of a protocol without its hash."""
-  runs = [{label.split(" #")[0]: np.array(s) for label, s in r.solved.items()} for r in records]
-  for run, directory in zip(runs, directories, strict=True):
-    same = {d: len(s) for d, s in run.items()} == {d: len(s) for d, s in runs[0].items()}
+  """One stage's problems in all runs, by decoding: the label of a protocol without its hash."""
+  for record, directory in zip(records, directories, strict=True):
+    same = list(record.solved) == list(records[0].solved)
     require(same, f"{directory} was not measured as {directories[0]} was; pool like with like.")
-  return {decoding: np.concatenate([run[decoding] for run in runs]) for decoding in runs[0]}
+  return {
+    label.split(" #")[0]: np.array([record.solved[label] for record in records])
+    for label in records[0].solved
+  }
 
 
 def _row(cells: Sequence[str]) -> str:
-  return "".join(f"{cell:<26}" for cell in cells).rstrip()
+  return "".join(f"{cell:<30}" for cell in cells).rstrip()
 
 
 def _cell(estimate: Estimate) -> str:
   return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
-def _gain(gain: Estimate) -> str:
-  sure = "" if gain.low <= 0 <= gain.high else " *"
-  return f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]{sure}"
+def _gain(after_RP: np.ndarray, before_RP: np.ndarray) -> str:
+  gain = paired_difference(after_RP.mean(axis=0), before_RP.mean(axis=0))
+  alone = [paired_difference(a, b) for a, b in zip(after_RP, before_RP, strict=True)]
+  side = np.sign(gain.value)
+  sure = sum(one.low > 0 if side > 0 else one.high < 0 for one in alone)
+  return f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] {sure}/{len(alone)}"

@@ -81,7 +81,8 @@ class Run:
     """The architecture a stage trains."""
     return self.config.teacher if node.model == "teacher" else self.config.student
 
-  def _machine(self, model: str) -> Machinery:
+  def machine(self, model: str) -> Machinery:
+    """What is compiled for the teacher or the student."""
     if model not in self._machines:
       self._machines[model] = Machinery(getattr(self.config, model), self.config)
     return self._machines[model]
@@ -90,7 +91,7 @@ class Run:
     """Trains and evaluates one stage."""
     started, compiled = time.monotonic(), self._compiled
     entry = Entry(node.stage, node.model, node.start, node.source)
-    machine = self._machine(node.model)
+    machine = self.machine(node.model)
     checkpointer = Checkpointer(self.checkpoints(node.stage), keep=1)
     log = MetricsLog(self.directory, node.stage)
     try:
@@ -121,7 +122,7 @@ class Run:
     self, node: Node, seed: int, checkpointer: Checkpointer, log: MetricsLog
   ) -> tuple[TrainState, Position]:
     """The stage's newest checkpoint, or the state it begins with."""
-    machine, settings = self._machine(node.model), getattr(self.config, node.stage)
+    machine, settings = self.machine(node.model), getattr(self.config, node.stage)
     reference = isinstance(settings, ReinforceStage) and settings.rl.kl_weight > 0
 
     def create() -> TrainState:
@@ -133,7 +134,7 @@ class Run:
   def _course(self, node: Node, seed: int, position: Position, entry: Entry) -> Course:
     """The stage's batches and step, by the type of its settings."""
     settings = getattr(self.config, node.stage)
-    machine = self._machine(node.model)
+    machine = self.machine(node.model)
     match settings:
       case PretrainStage():
         return pretraining(settings, machine, self.tokenizer, self.config.task, seed, position)
@@ -148,7 +149,7 @@ class Run:
     """What the source stage says about training problems, filtered."""
     assert node.source is not None
     source = next(n for n in GRAPH if n.stage == node.source)
-    machine = self._machine(source.model)
+    machine = self.machine(source.model)
     print(f"{node.stage}: sampling {node.source}", file=sys.stderr, flush=True)
     weights = machine.place(self.weights(node.source))
     selection = rejection_sample(

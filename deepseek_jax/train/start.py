@@ -9,6 +9,7 @@ import optax
 
 from deepseek_jax.config import ConfigError, ModelConfig, from_dict, require, to_dict
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
+from deepseek_jax.hub import safetensors
 from deepseek_jax.hub.safetensors import is_pretrained, load_pretrained
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.presets import preset
@@ -56,8 +57,14 @@ def resolve_model(values: Mapping[str, Any], init: str = "") -> ModelConfig:
 def read_architecture(directory: str | Path) -> ModelConfig:
   """The architecture of a workdir or a Hugging Face directory."""
   if is_pretrained(directory):
-    return load_pretrained(directory)[0]
-  values = read_config(directory).get("model")
+    return safetensors.read_architecture(directory)
+  config = read_config(directory)
+  values = config.get("model")
+  if "teacher" in config:
+    raise ConfigError(
+      f"{directory} holds the stages of the R1 recipe; name one of its exports, like "
+      f"{directory}/export/r1, or write another stage with experiments.export."
+    )
   if values is None:
     raise ConfigError(f"{directory} is no workdir of a training job; its config has no model.")
   return from_dict(ModelConfig, values, f"{directory}: model")

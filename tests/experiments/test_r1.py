@@ -5,12 +5,14 @@ import json
 import pytest
 
 from deepseek_jax import api
+from deepseek_jax.config import ConfigError
 from deepseek_jax.data.tokenizer import load_tokenizer
 from deepseek_jax.evaluate.figures import STAGES
 from deepseek_jax.recipe.graph import GRAPH
 from deepseek_jax.recipe.ledger import WALL_CLOCK
 from deepseek_jax.recipe.summary import CLAIMS
 from deepseek_jax.train.metrics import read_metrics
+from deepseek_jax.train.start import load_start
 from tests import killing
 
 MODULE = "experiments.r1"
@@ -98,6 +100,13 @@ def test_exports_load_with_the_trained_weights(undisturbed):
     trained = api.load(undisturbed, stage)
     tokens_BT = [load_tokenizer("word").encode("make 8 from 3 7 2 ?")]
     assert (exported.logits(tokens_BT) == trained.logits(tokens_BT)).all()
+
+
+def test_a_job_starts_from_an_export_and_is_told_so(undisturbed):
+  config, _, tokenizer = load_start(undisturbed / "export" / "r1")
+  assert config == api.load(undisturbed, "r1").config and tokenizer is not None
+  with pytest.raises(ConfigError, match="export/r1"):
+    load_start(undisturbed)
 
 
 @pytest.mark.parametrize(

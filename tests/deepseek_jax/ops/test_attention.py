@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepseek_jax.ops.attention import attend, blockwise, naive, whole
+from deepseek_jax.ops.attention import attend, blockwise, causal, naive, whole
 from deepseek_jax.types import Span
 
 B, T, H, G, K, U = 2, 13, 4, 2, 6, 5
@@ -66,7 +66,7 @@ def slow(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale):
   return out
 
 
-FORMS = [(naive, None), (whole, None), (blockwise, 4)]
+FORMS = [(naive, None), (whole, None), (causal, 4), (blockwise, 4)]
 
 
 def values_and_gradients(*args):
@@ -112,6 +112,15 @@ def test_whole_equals_naive_in_values_and_gradients(case):
     np.testing.assert_allclose(x, y, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case != "cached"])
+@pytest.mark.parametrize("block", [1, 5, 64])  # a query at a time, uneven blocks, one block
+def test_causal_equals_naive_in_values_and_gradients(case, block):
+  args = (*inputs(2, T), *CASES[case])
+  expected, got = values_and_gradients(naive, *args), values_and_gradients(causal, *args, block)
+  for name, x, y in zip(("out", "dq", "dk", "dv"), got, expected):
+    np.testing.assert_allclose(x, y, atol=2e-5, err_msg=name)
+
+
 @pytest.mark.parametrize(("fn", "block"), FORMS)
 def test_what_is_masked_has_no_gradient_and_no_influence(fn, block):
   """Keys of another segment, keys to come and slots not written may hold anything, even 1e30."""
@@ -130,7 +139,7 @@ def test_what_is_masked_has_no_gradient_and_no_influence(fn, block):
 
 @pytest.mark.parametrize(("fn", "block"), FORMS)
 def test_a_query_that_sees_nothing_is_finite_and_disturbs_no_other(fn, block):
-  """Blockwise gives it zeros; the plain form the mean of the values (see MASKED)."""
+  """Blockwise gives it zeros; the other forms the mean of the values they meet (see MASKED)."""
   q, k, v, cotangent = inputs(4)
   cotangent[:, 5] = 0
   lost = span(CAUSAL.positions_BT, np.where(np.arange(T) == 5, 9, CAUSAL.segments_BT))
@@ -141,7 +150,8 @@ def test_a_query_that_sees_nothing_is_finite_and_disturbs_no_other(fn, block):
   np.testing.assert_allclose(got[0][:, others], whole[0][:, others], atol=1e-6)
   for x, y in zip(got[1:], whole[1:]):
     np.testing.assert_allclose(x, y, atol=1e-6)
-  expected = 0 if block else np.repeat(v.mean(axis=1), H // G, axis=1)
+  met = 8 if fn is causal else None  # blocks of 4: the second meets the keys of two
+  expected = 0 if fn is blockwise else np.repeat(v[:, :met].mean(axis=1), H // G, axis=1)
   np.testing.assert_allclose(got[0][:, 5], np.broadcast_to(expected, (B, H, U)), atol=1e-6)
 
 
@@ -209,6 +219,18 @@ def test_blockwise_never_holds_all_scores():
   assert biggest_array(blockwise, length, block) <= 2 * length * block
 
 
-def test_attend_turns_blockwise_above_the_block():
-  assert biggest_array(attend, 256, 256) >= 2 * 256 * 256
-  assert biggest_array(attend, 256, 64) <= 2 * 256 * 64
+def test_attend_cuts_the_keys_and_turns_blockwise_above_the_block():
+  assert biggest_array(attend, 256, 256) == 2 * 64 * 256
+  assert biggest_array(attend, 256, 16) <= 2 * 256 * 16
+
+
+def test_causal_meets_no_later_keys():
+  """The products' sizes, which say what is computed: four blocks meet 5/8 of all pairs."""
+  q, k, v = [np.ones((1, 16, 2, 4), np.float32)] * 3
+  where = span(np.arange(16)[None], np.ones((1, 16)))
+
+  def flops(fn, *options):
+    lowered = jax.jit(lambda q, k, v: fn(q, k, v, where, where, SCALE, *options)).lower(q, k, v)
+    return lowered.cost_analysis()["flops"]
+
+  assert flops(causal, 4) < 0.75 * flops(whole)

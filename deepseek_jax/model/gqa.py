@@ -8,6 +8,7 @@ from deepseek_jax.config import GQAConfig, RopeConfig
 from deepseek_jax.model.cache import write
 from deepseek_jax.model.layers import matrix
 from deepseek_jax.ops.attention import attend
+from deepseek_jax.ops.linear import from_heads, to_heads
 from deepseek_jax.ops.rope import rotate, softmax_scale
 from deepseek_jax.types import Span
 
@@ -48,13 +49,13 @@ class GQA(nn.Module):
     scale = softmax_scale(self.rope, c.head_dim)
     out_BTHK = attend(q_BTHK, k_BSGK, v_BSGK, queries, keys, scale, self.block)
     out_HKD = matrix(self, "out_HKD", (self.heads, c.head_dim, D), self.std).astype(x_BTD.dtype)
-    return jnp.einsum("bthk,hkd->btd", out_BTHK, out_HKD), cache
+    return from_heads(out_BTHK, out_HKD), cache
 
   def _project(self, x_BTD: jax.Array, name: str, bias: str, heads: int) -> jax.Array:
     """One of the three projections, [B, T, heads, K]."""
     c = self.config
     kernel = matrix(self, name, (self.d_model, heads, c.head_dim), self.std).astype(x_BTD.dtype)
-    out = jnp.einsum("btd,dhk->bthk", x_BTD, kernel)
+    out = to_heads(x_BTD, kernel)
     if c.qkv_bias:
       shape = (heads, c.head_dim)
       out = out + self.param(bias, nn.initializers.zeros, shape, jnp.float32).astype(x_BTD.dtype)

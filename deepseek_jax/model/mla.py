@@ -12,6 +12,7 @@ from deepseek_jax.config import MLAConfig, RopeConfig
 from deepseek_jax.model.cache import write
 from deepseek_jax.model.layers import matrix, norm_scale, rms_norm
 from deepseek_jax.ops.attention import attend
+from deepseek_jax.ops.linear import from_heads, linear, to_heads
 from deepseek_jax.ops.rope import rotate, softmax_scale
 from deepseek_jax.types import Span
 
@@ -58,13 +59,13 @@ class MLA(nn.Module):
       out_BTHU = jnp.einsum("bthc,chu->bthu", mixed_BTHC, v_up_CHU)
     else:
       q = jnp.concatenate([q_nope_BTHK, q_rope_BTHR], axis=-1)
-      k_nope = jnp.einsum("bsc,chk->bshk", latent_BSC, k_up_CHK)
+      k_nope = to_heads(latent_BSC, k_up_CHK)
       k_rope = jnp.broadcast_to(rope_BSR[:, :, None], (*k_nope.shape[:3], c.rope_dim))
-      v_BSHU = jnp.einsum("bsc,chu->bshu", latent_BSC, v_up_CHU)
+      v_BSHU = to_heads(latent_BSC, v_up_CHU)
       k = jnp.concatenate([k_nope, k_rope], axis=-1)
       out_BTHU = attend(q, k, v_BSHU, queries, keys, scale, self.block)
     out_HUD = self._matrix("out_HUD", (self.heads, c.v_dim, self.d_model), x_BTD)
-    return jnp.einsum("bthu,hud->btd", out_BTHU, out_HUD), cache
+    return from_heads(out_BTHU, out_HUD), cache
 
   def _matrix(self, name: str, shape: tuple[int, ...], x: jax.Array) -> jax.Array:
     return matrix(self, name, shape, self.std).astype(x.dtype)
@@ -79,20 +80,19 @@ class MLA(nn.Module):
       rope = self._matrix("q_rope_DHR", (D, H, c.rope_dim), x_BTD)
       source = x_BTD
     else:
-      latent_BTQ = x_BTD @ self._matrix("q_down_DQ", (D, c.q_latent), x_BTD)
+      latent_BTQ = linear(x_BTD, self._matrix("q_down_DQ", (D, c.q_latent), x_BTD))
       source = rms_norm(latent_BTQ, norm_scale(self, "q_norm_Q", c.q_latent), self.norm_eps)
       up = self._matrix("q_up_QHK", (c.q_latent, H, c.nope_dim), x_BTD)
       rope = self._matrix("q_rope_QHR", (c.q_latent, H, c.rope_dim), x_BTD)
-    q_nope_BTHK = jnp.einsum("btq,qhk->bthk", source, up)
-    q_rope_BTHR = jnp.einsum("btq,qhr->bthr", source, rope)
-    return q_nope_BTHK, rotate(q_rope_BTHR, *rotation, interleaved=True)
+    q_rope_BTHR = rotate(to_heads(source, rope), *rotation, interleaved=True)
+    return to_heads(source, up), q_rope_BTHR
 
   def _latent(
     self, x_BTD: jax.Array, rotation: tuple[jax.Array, jax.Array]
   ) -> tuple[jax.Array, jax.Array]:
     """The normed key/value latent and the rotated key that all heads share."""
     c, D = self.config, self.d_model
-    latent_BTC = x_BTD @ self._matrix("kv_down_DC", (D, c.kv_latent), x_BTD)
+    latent_BTC = linear(x_BTD, self._matrix("kv_down_DC", (D, c.kv_latent), x_BTD))
     latent_BTC = rms_norm(latent_BTC, norm_scale(self, "kv_norm_C", c.kv_latent), self.norm_eps)
-    rope_BTR = x_BTD @ self._matrix("k_rope_DR", (D, c.rope_dim), x_BTD)
+    rope_BTR = linear(x_BTD, self._matrix("k_rope_DR", (D, c.rope_dim), x_BTD))
     return latent_BTC, rotate(rope_BTR[:, :, None], *rotation, interleaved=True)[:, :, 0]

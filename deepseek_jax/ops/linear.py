@@ -1,4 +1,4 @@
-"""A matrix product whose weight gradient transposes the narrower of its two operands."""
+"""Matrix products whose weight gradient transposes the narrower of its two operands."""
 
 import jax
 import jax.numpy as jnp
@@ -29,3 +29,15 @@ def _backward(saved: tuple[jax.Array, jax.Array], d_NF: jax.Array) -> tuple[jax.
 
 
 linear.defvjp(_forward, _backward)
+
+
+def to_heads(x_BTD: jax.Array, w_DHK: jax.Array) -> jax.Array:
+  """`linear` into heads: [B, T, D] -> [B, T, H, K]."""
+  D, H, K = w_DHK.shape
+  return linear(x_BTD, w_DHK.reshape(D, H * K)).reshape(*x_BTD.shape[:-1], H, K)
+
+
+def from_heads(x_BTHK: jax.Array, w_HKD: jax.Array) -> jax.Array:
+  """`linear` out of heads: [B, T, H, K] -> [B, T, D]."""
+  H, K, D = w_HKD.shape
+  return linear(x_BTHK.reshape(*x_BTHK.shape[:-2], H * K), w_HKD.reshape(H * K, D))

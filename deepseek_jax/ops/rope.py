@@ -80,8 +80,10 @@ def rotate(
   x = x_BTHR.astype(jnp.float32)
   cos, sin = cos_BTR[:, :, None, :], sin_BTR[:, :, None, :]
   if interleaved:
-    even, odd = x[..., 0::2], x[..., 1::2]
-    turned = jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1).reshape(x.shape)
+    # Pairs are swapped by a reversal, whose derivative is one too; that of strided slices would pad.
+    pairs = x.reshape(*x.shape[:-1], -1, 2)
+    signed_sin = jnp.stack([-sin, sin], axis=-1)
+    turned = (pairs * cos[..., None] + pairs[..., ::-1] * signed_sin).reshape(x.shape)
   else:
     first, second = jnp.split(x, 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

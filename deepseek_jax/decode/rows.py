@@ -52,7 +52,7 @@ def grow(rows: Rows, slots: int) -> Rows:
   return rows._replace(cache=DecodeCache(layers, span, cache.index))
 
 
-def in_groups(rows: Rows, groups: int, run: Callable[[Rows], Rows]) -> Sampled:
+def in_groups(rows: Rows, groups: int, run: Callable[[Rows], Sampled]) -> Sampled:
   """Runs groups of equally many rows one after another, the live rows first; gives all samples.
 
   So a loop that ends with its last live row costs nothing for the groups that hold none.
@@ -70,7 +70,7 @@ def in_groups(rows: Rows, groups: int, run: Callable[[Rows], Rows]) -> Sampled:
     return jnp.take(x.reshape(*x.shape[:axis], groups * size, *x.shape[axis + 2 :]), back_B, axis)
 
   dealt = _map_rows(deal, rows, lambda x: jnp.broadcast_to(x, groups))
-  return _map_sampled(collect, jax.lax.map(lambda group: run(group).sampled, dealt))
+  return _map_sampled(collect, jax.lax.map(run, dealt))
 
 
 def _map_rows(

@@ -1,13 +1,14 @@
 """Prefill and cached decoding in one compiled program.
 
-The loop ends as soon as every row has stopped. At half of `max_new` the cache is grown to its full
-size and the rows still alive are gathered into few groups, so that a long sample is not paid for
-by those that have ended. Under a mesh whose only split axes carry rows, each device runs its own
+The loop ends as soon as every row has stopped. At a quarter and at half of `max_new` the rows still
+alive are gathered into few groups and the cache is grown, so that a long sample is not paid for by
+those that have ended. Under a mesh whose only split axes carry rows, each device runs its own
 loop on its own rows (shard_map), so that devices do not wait for one another before each token;
 when parameters are split too, the compiler partitions one loop.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -21,8 +22,8 @@ from deepseek_jax.model.transformer import Transformer, forward, head_DV
 from deepseek_jax.sharding import ROWS
 from deepseek_jax.types import Weights
 
-_PHASED = 12  # from so many new tokens on it is worth compiling the loop twice
-_GROUPS = 4  # of rows, in the second half
+_PHASED = 12  # from so many new tokens on it is worth compiling the loop several times
+_PHASES = ((4, 2), (2, 4), (1, 1))  # to max_new / first; the rows then fall into so many groups
 
 
 class Prompts(NamedTuple):
@@ -78,19 +79,22 @@ def _sample(
   model: Transformer, weights: Weights, prompts: Prompts, rule: Rule, max_new: int
 ) -> Sampled:
   """`sample` on one device, or partitioned by the compiler."""
-  batch, prompt_slots = prompts.tokens_BT.shape
-  # The last token sampled is never shown to the model, hence one slot fewer.
-  slots = prompt_slots + max_new - 1
+  prompt_slots = prompts.tokens_BT.shape[1]
   # Gathering rows across devices would cost more than it saves.
   phased = max_new >= _PHASED and model.mesh is None
-  half = max_new // 2 if phased else max_new
-  rows = _prefill(model, weights, prompts, rule, max_new, prompt_slots + half - 1)
+  phases = [(max_new // part, groups) for part, groups in (_PHASES if phased else _PHASES[-1:])]
   advance = functools.partial(_advance, model, weights, rule)
-  rows = _until(rows, half, advance)
-  if not phased:
-    return rows.sampled
-  groups = next(g for g in range(_GROUPS, 0, -1) if batch % g == 0)
-  return in_groups(grow(rows, slots), groups, lambda group: _until(group, max_new, advance))
+
+  def run(rows: Rows, phases: list[tuple[int, int]]) -> Sampled:
+    (limit, groups), *later = phases
+    # The last token sampled is never shown to the model, hence one slot fewer.
+    rows = _until(grow(rows, prompt_slots + limit - 1), limit, advance)
+    if not later:
+      return rows.sampled
+    return in_groups(rows, math.gcd(groups, len(rows.done_B)), lambda group: run(group, later))
+
+  first = prompt_slots + phases[0][0] - 1
+  return run(_prefill(model, weights, prompts, rule, max_new, first), phases)
 
 
 def _until(rows: Rows, limit: int, advance) -> Rows:

@@ -33,8 +33,8 @@ def attend(
   """
   if k_BSGK.shape[1] > block:
     return blockwise(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale, block)
-  if q_BTHK.shape[1] == 1:  # decoding: no derivative, and no layout worth changing
-    return naive(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale)
+  if q_BTHK.shape[1] == 1:
+    return single(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale)
   form = causal if q_BTHK.shape[1] == k_BSGK.shape[1] else whole
   return form(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale)
 
@@ -56,6 +56,21 @@ def naive(q_BTHK, k_BSGK, v_BSGU, queries: Span, keys: Span, scale: float) -> ja
   weights = jax.nn.softmax(jnp.where(mask, scores * scale, MASKED), axis=-1)
   out = jnp.einsum("bgjts,bsgu->btgju", weights.astype(v_BSGU.dtype), v_BSGU)
   return out.reshape(B, T, H, U)
+
+
+def single(q_B1HK, k_BSGK, v_BSGU, queries: Span, keys: Span, scale: float) -> jax.Array:
+  """`naive` for one query, as in decoding: products whose operands stay as they lie in memory.
+
+  With an axis for queries XLA copies keys and values transposed, which takes longer than the rest.
+  """
+  B, _, H, K = q_B1HK.shape
+  G, U = v_BSGU.shape[2], v_BSGU.shape[3]
+  q_BGJK = q_B1HK.reshape(B, G, H // G, K)
+  scores = jnp.einsum("bgjk,bsgk->bgjs", q_BGJK, k_BSGK, preferred_element_type=jnp.float32)
+  mask = visible_BTS(queries, keys)[:, None]
+  weights = jax.nn.softmax(jnp.where(mask, scores * scale, MASKED), axis=-1)
+  out = jnp.einsum("bgjs,bsgu->bgju", weights.astype(v_BSGU.dtype), v_BSGU)
+  return out.reshape(B, 1, H, U)
 
 
 def whole(q_BTHK, k_BSGK, v_BSGU, queries: Span, keys: Span, scale: float) -> jax.Array:

@@ -80,7 +80,7 @@ def rotate(
   x = x_BTHR.astype(jnp.float32)
   cos, sin = cos_BTR[:, :, None, :], sin_BTR[:, :, None, :]
   if interleaved:
-    # Pairs are swapped by a reversal, whose derivative is one too; that of strided slices would pad.
+    # A reversal swaps the pairs; its derivative is one too, where that of strided slices pads.
     pairs = x.reshape(*x.shape[:-1], -1, 2)
     signed_sin = jnp.stack([-sin, sin], axis=-1)
     turned = (pairs * cos[..., None] + pairs[..., ::-1] * signed_sin).reshape(x.shape)

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from deepseek_jax.config import ConfigError, ModelConfig
+from deepseek_jax.config import ComputeConfig, ConfigError, ModelConfig
 
 OUR_SETTINGS = ("GLIBC_TUNABLES",)  # what experiments/__init__.py sets, and others do not have
 Turn = Callable[[int], float]  # runs that many steps, returns the seconds they took
@@ -31,6 +32,7 @@ class Shape:
   batch: int
   length: int
   seed: int = 0
+  remat: str = "none"  # of our model; a long row's activations do not fit twice into 24 GB
 
   @property
   def tokens(self) -> int:
@@ -57,7 +59,8 @@ def deepseek_jax_turn(shape: Shape) -> Turn:
   from deepseek_jax.train.state import init_state
   from deepseek_jax.types import Batch
 
-  model = Transformer(dataclasses.replace(shape.model, mtp_depth=0))
+  compute = ComputeConfig(remat=shape.remat)
+  model = Transformer(dataclasses.replace(shape.model, mtp_depth=0), compute)
   tx = make_optimizer(OptimizerConfig(weight_decay=WEIGHT_DECAY, clip_norm=CLIP_NORM))
   step = make_step(model, tx)
   state = jax.jit(lambda key: init_state(init_weights(model, key), tx))(jax.random.key(shape.seed))
@@ -116,11 +119,11 @@ CONTENDERS: dict[str, Callable[[Shape], Turn]] = {
 class Trainer:
   """A contender in its own process, so that neither's threads nor memory are the other's."""
 
-  def __init__(self, name: str, shape: Shape):
-    """Builds and warms it up; ConfigError if its libraries are not installed."""
+  def __init__(self, name: str, shape: Shape, warmup: int):
+    """Builds it and runs `warmup` steps; ConfigError if its libraries are not installed."""
     context = multiprocessing.get_context("spawn")
     self._pipe, theirs = context.Pipe()
-    self._process = context.Process(target=_serve, args=(theirs, name, shape), daemon=True)
+    self._process = context.Process(target=_serve, args=(theirs, name, shape, warmup), daemon=True)
     with _environment(without=() if name == "deepseek_jax" else OUR_SETTINGS):
       self._process.start()
     theirs.close()
@@ -128,12 +131,14 @@ class Trainer:
 
   def __call__(self, steps: int) -> float:
     """Seconds of `steps` steps."""
-    self._pipe.send(steps)
+    with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+      self._pipe.send(steps)
     return self._answer()
 
   def close(self) -> None:
     """Ends the process, whose memory is then free for the next."""
-    self._pipe.send(0)
+    with contextlib.suppress(BrokenPipeError):
+      self._pipe.send(0)
     self._process.join()
 
   def _answer(self) -> Any:
@@ -141,7 +146,9 @@ class Trainer:
       answer = self._pipe.recv()
     except EOFError:
       self._process.join()
-      raise RuntimeError(f"a benchmark process ended with {self._process.exitcode}") from None
+      status = self._process.exitcode
+      hint = "; there was too little memory" if status == -signal.SIGKILL else ""
+      raise RuntimeError(f"a benchmark process ended with status {status}{hint}") from None
     if isinstance(answer, ConfigError):
       raise answer
     return answer
@@ -157,14 +164,14 @@ def _environment(without: Iterable[str]) -> Iterator[None]:
     os.environ |= taken
 
 
-def _serve(pipe: Connection, name: str, shape: Shape) -> None:
+def _serve(pipe: Connection, name: str, shape: Shape, warmup: int) -> None:
   """The other process: answers a number of steps with seconds, until it is zero."""
   try:
     turn = CONTENDERS[name](shape)
   except ModuleNotFoundError as error:
     pipe.send(ConfigError(f"--against={name} needs the package {error.name}; install it first."))
     return
-  turn(2)
+  turn(warmup)
   pipe.send(None)
   while steps := pipe.recv():
     pipe.send(turn(steps))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepseek_jax.ops.attention import attend, blockwise, causal, naive, whole
+from deepseek_jax.ops.attention import attend, blockwise, causal, naive, single, whole
 from deepseek_jax.types import Span
 
 B, T, H, G, K, U = 2, 13, 4, 2, 6, 5
@@ -234,3 +234,15 @@ def test_causal_meets_no_later_keys():
     return lowered.cost_analysis()["flops"]
 
   assert flops(causal, 4) < 0.75 * flops(whole)
+
+
+@pytest.mark.parametrize("groups", [1, G, H])
+@pytest.mark.parametrize("case", CASES)
+def test_one_query_alone_attends_as_among_others(case, groups):
+  queries, keys = CASES[case]
+  q, k, v, _ = inputs(5, keys.positions_BT.shape[1], groups)
+  together = naive(q, k, v, queries, keys, SCALE)
+  for t in (0, T // 2, T - 1):
+    one = jax.tree.map(lambda x: x[:, t : t + 1], queries)  # noqa: B023
+    alone = single(q[:, t : t + 1], k, v, one, keys, SCALE)
+    np.testing.assert_allclose(alone, together[:, t : t + 1], rtol=1e-5, atol=1e-6)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepseek_jax.ops.linear import linear
+from deepseek_jax.ops.linear import from_heads, linear, to_heads
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 7), (5, 7, 3), (4, 6, 6)])
@@ -29,3 +29,13 @@ def test_gradients_keep_the_dtype_of_their_operands():
   x, w = jnp.ones((4, 3), jnp.bfloat16), jnp.ones((3, 2), jnp.bfloat16)
   dx, dw = jax.grad(lambda x, w: linear(x, w).sum(), argnums=(0, 1))(x, w)
   assert dx.dtype == dw.dtype == jnp.bfloat16
+
+
+def test_heads_are_columns_side_by_side():
+  rng = np.random.default_rng(1)
+  x_BTD, w_DHK = rng.normal(size=(2, 3, 4)), rng.normal(size=(4, 5, 6))
+  heads = to_heads(x_BTD, w_DHK)
+  np.testing.assert_allclose(heads, np.einsum("btd,dhk->bthk", x_BTD, w_DHK), rtol=1e-5)
+  w_HKD = rng.normal(size=(5, 6, 4))
+  wanted = np.einsum("bthk,hkd->btd", heads, w_HKD)
+  np.testing.assert_allclose(from_heads(heads, w_HKD), wanted, rtol=1e-4, atol=1e-5)

@@ -15,12 +15,14 @@ from deepseek_jax.recipe.graph import GRAPH
 from deepseek_jax.recipe.record import Record, read_record
 from deepseek_jax.recipe.summary import CLAIMS
 
+MANNERS = ("pass@8", "length", "waits", "with_check", "language_share", "truncated")
+
 Solved = Mapping[str, np.ndarray]  # by decoding: [runs, problems], shares of right samples
 
 
 def pool(directories: Sequence[Path]) -> str:
-  """The table of pass@1 and of gains over the runs in `directories`; ConfigError names one that is
-  unfinished or was measured otherwise than the first.
+  """The tables of pass@1, of manners and of gains over the runs in `directories`; ConfigError names
+  one that is unfinished or was measured otherwise than the first.
   """
   require(len(directories) > 0, "There are no runs to pool; name at least one workdir.")
   runs = [_records(directory) for directory in directories]
@@ -29,6 +31,7 @@ def pool(directories: Sequence[Path]) -> str:
   lines = [f"pass@1 over {len(runs)} runs", f"{'stage':<13}" + _row(decodings)]
   for stage, by in solved.items():
     lines.append(f"{stage:<13}" + _row([_cell(share(by[d].mean(axis=0))) for d in decodings]))
+  lines += ["", *_manners(runs, decodings[-1])]
   lines += ["", "gains, paired over problems; how many runs alone exclude zero on the same side"]
   for after, before in CLAIMS:
     gains = [_gain(solved[after][d], solved[before][d]) for d in decodings]
@@ -53,6 +56,22 @@ def _joined(records: Sequence[Record], directories: Sequence[Path]) -> Solved:
     label.split(" #")[0]: np.array([record.solved[label] for record in records])
     for label in records[0].solved
   }
+
+
+def _manners(runs: Sequence[Mapping[str, Record]], decoding: str) -> list[str]:
+  """What the completions of every stage are like, in the mean over runs, and pass@1 of each run."""
+  head = "".join(f"{name:>16}" for name in MANNERS)
+  lines = [f"{decoding}: means over runs, then pass@1 of each", f"{'stage':<13}{head}"]
+  for node in GRAPH:
+    values: dict[str, list[float]] = {}
+    for run in runs:
+      for f in run[node.stage].figures:
+        if f["benchmark"].startswith(f"{decoding} #"):
+          values.setdefault(f["metric"], []).append(f["value"])
+    means = "".join(f"{np.mean(values.get(name, np.nan)):>16.3f}" for name in MANNERS)
+    alone = "  ".join(f"{value:.3f}" for value in values.get("pass@1", ()))
+    lines.append(f"{node.stage:<13}{means}   {alone}".rstrip())
+  return lines
 
 
 def _row(cells: Sequence[str]) -> str:

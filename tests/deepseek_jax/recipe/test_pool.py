@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from deepseek_jax.config import ConfigError
-from deepseek_jax.evaluate.estimators import paired_difference
+from deepseek_jax.evaluate.estimators import Estimate, paired_difference
+from deepseek_jax.evaluate.figures import figure
 from deepseek_jax.recipe.graph import GRAPH
 from deepseek_jax.recipe.pool import pool
-from deepseek_jax.recipe.record import Record
+from deepseek_jax.recipe.record import Record, read_record
 
 DECODINGS = ("mini greedy", "mini T=1")
 
@@ -19,7 +20,12 @@ def write_run(directory, rng, changes=None, hash="#0", problems=40):
     scores = {d: rng.random(problems) for d in DECODINGS} | (changes or {}).get(node.stage, {})
     labelled = {f"{d} {hash}": s.tolist() for d, s in scores.items()}
     (directory / "stages").mkdir(parents=True, exist_ok=True)
-    Record([], labelled, [], {}).write(directory / "stages" / f"{node.stage}.json")
+    length, right = float(rng.integers(10, 50)), float(scores[DECODINGS[1]].mean())
+    figures = [
+      figure(node.stage, f"{DECODINGS[1]} {hash}", metric, Estimate(value, value, value), 1, 0)
+      for metric, value in (("length", length), ("pass@1", right))
+    ]
+    Record(figures, labelled, [], {}).write(directory / "stages" / f"{node.stage}.json")
     solved[node.stage] = scores[DECODINGS[1]]
   return solved
 
@@ -37,6 +43,20 @@ def test_a_problem_counts_once_with_its_mean_over_runs(tmp_path):
   shown = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
   assert shown in line(text, "r1_zero over base")
   assert f"{mean['r1'].mean():.3f} [" in line(text, "r1 ")
+
+
+def test_manners_are_means_over_runs(tmp_path):
+  rng = np.random.default_rng(3)
+  runs = [write_run(tmp_path / str(i), rng) for i in range(2)]
+  text = pool([tmp_path / str(i) for i in range(2)])
+  table = text[text.index("means over runs") : text.index("gains")]
+  lengths = [
+    next(f["value"] for f in read_record(tmp_path / str(i) / "stages" / "rl1.json").figures)
+    for i in range(2)
+  ]
+  cells = line(table, "rl1 ").split()
+  assert float(cells[2]) == np.mean(lengths)
+  assert cells[-2:] == [f"{run['rl1'].mean():.3f}" for run in runs]
 
 
 def test_says_how_many_runs_show_a_gain_alone(tmp_path):

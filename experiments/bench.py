@@ -6,7 +6,9 @@
 train: one full training step of a preset, in float32, against transformers with torch; the median
 of interleaved pairs, and what our step spends its time on. experts: what a token costs with 32 and
 with 128 experts at the same top-k, in rows of 1,024 (rematerialised, for both contenders stay in
-memory) and of 256 tokens. Every contender first warms up: the heap takes several steps to settle.
+memory) and of 256 tokens. It fits into 24 GB only where freed memory goes back at once, which
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in front of the command sees to, at the price of clearing it.
+Every contender first warms up: the heap takes several steps to settle.
 Nothing else should run meanwhile; the load average is in the result. --out=FILE keeps it as JSON.
 """
 

@@ -28,7 +28,7 @@ LABELS: dict[str, tuple[str, str]] = {
   "zero_variance": ("Groups of equal reward", "share"),
   "kl": ("Divergence from the reference", "nats per token"),
   "clipped": ("Clipped ratios", "share of tokens"),
-  "experts_differ": ("Tokens with other experts than when sampled", "share"),
+  "experts_differ": ("Tokens with other experts", "share"),
   "grad_norm": ("Gradient norm", "before clipping"),
   "balance": ("Balance loss", "before its coefficient"),
   "learning_rate": ("Learning rate", ""),

@@ -5,11 +5,11 @@
 
 train: one full training step of a preset, in float32, against transformers with torch; the median
 of interleaved pairs, and what our step spends its time on. experts: what a token costs with 32 and
-with 128 experts at the same top-k, in rows of 1,024 (rematerialised, for both contenders stay in
-memory) and of 256 tokens. It fits into 24 GB only where freed memory goes back at once, which
-GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in front of the command sees to, at the price of clearing it.
-Every contender first warms up: the heap takes several steps to settle.
-Nothing else should run meanwhile; the load average is in the result. --out=FILE keeps it as JSON.
+with 128 experts at the same top-k, in rows of 256 and then of 1,024 tokens (rematerialised, for
+both contenders stay in memory). The latter fit into 24 GB only where freed memory goes back at
+once: GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in front of the command sees to that. Every contender
+first warms up, as the heap takes several steps to settle. Nothing else should run meanwhile; the
+load average is in the result. --out=FILE keeps it as JSON.
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ def experts() -> dict[str, Any]:
   require(model.moe is not None, f"--preset={FLAGS.preset} has no experts; name one that has.")
   assert model.moe is not None
   result: dict[str, Any] = {"experts": [few, many], "steps": FLAGS.steps, "lengths": {}}
-  for length, remat in ((1024, "full"), (256, "none")):
+  for length, remat in ((256, "none"), (1024, "full")):
     shapes = {}
     for count in (few, many):
       moe = dataclasses.replace(model.moe, experts=count)

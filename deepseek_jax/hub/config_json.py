@@ -82,7 +82,8 @@ _ARCHITECTURES = {
 def from_json(values: Mapping[str, Any]) -> ModelConfig:
   """The architecture that a config.json describes; ConfigError names what it cannot be."""
   require(isinstance(values, Mapping), "config.json must hold an object of fields.")
-  model_type = str(values.get("model_type"))
+  model_type = values.get("model_type")
+  model_type = model_type if isinstance(model_type, str) else repr(model_type)
   require(
     model_type in _DEFAULTS,
     f"config.json has model_type {model_type!r}; supported are {', '.join(_DEFAULTS)}.",
@@ -96,7 +97,7 @@ def from_json(values: Mapping[str, Any]) -> ModelConfig:
   if "num_mtp_layers" in values:  # transformers' other name for it
     values = {"num_nextn_predict_layers": values["num_mtp_layers"], **values}
   fields = Fields(values, _COMMON | _DEFAULTS[model_type])
-  d_model, heads = fields.get("hidden_size", int), fields.get("num_attention_heads", int)
+  d_model, heads = (fields.positive(n, int) for n in ("hidden_size", "num_attention_heads"))
   deepseek = model_type.startswith("deepseek")
   if deepseek:
     kv_heads = fields.get("num_key_value_heads", int, heads)
@@ -112,7 +113,7 @@ def from_json(values: Mapping[str, Any]) -> ModelConfig:
     moe=_moe(fields, model_type) if deepseek else None,
     mtp_depth=fields.get("num_nextn_predict_layers", int, 0),
     rope=rope_from_json(fields, deepseek),
-    norm_eps=fields.get("rms_norm_eps", float),
+    norm_eps=fields.positive("rms_norm_eps", float),
     tied=fields.get("tie_word_embeddings", bool),
     max_context=fields.get("max_position_embeddings", int),
     init_std=None if std == 0.5 / d_model**0.5 else std,
@@ -136,9 +137,9 @@ def _gqa(fields: Fields, model_type: str, d_model: int, heads: int) -> GQAConfig
   windows = fields.get("use_sliding_window", bool, False) and (
     fields.get("max_window_layers", int, 28) < fields.get("num_hidden_layers", int)
   )
-  kinds = set(fields.values.get("layer_types") or ["full_attention"])
+  kinds = fields.values.get("layer_types") or ["full_attention"]
   require(
-    not windows and kinds == {"full_attention"},
+    not windows and isinstance(kinds, list) and all(kind == "full_attention" for kind in kinds),
     "config.json asks for sliding-window attention, which is not supported.",
   )
   return GQAConfig(

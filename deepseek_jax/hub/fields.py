@@ -5,6 +5,8 @@ from typing import Any
 
 from deepseek_jax.config import require
 
+_TOO_LARGE = 2.0**31  # for any count, width, position or factor of a model
+
 
 class Fields:
   """Checked reading of a config.json's fields."""
@@ -17,8 +19,18 @@ class Fields:
     value = self.values.get(name, self.defaults.get(name, default))
     if value is None:
       value = default
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if whole or isinstance(value, float):
+      require(abs(value) < _TOO_LARGE, f"config.json has {name} = {str(value)[:40]}; too large.")
+    if kind is float and whole:
       value = float(value)
     right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-    require(right, f"config.json has {name} = {value!r}; it must be of type {kind.__name__}.")
+    shown = repr(value)[:80]
+    require(right, f"config.json has {name} = {shown}; it must be of type {kind.__name__}.")
+    return value
+
+  def positive(self, name: str, kind: type, default: Any = None) -> Any:
+    """`get` of a number above zero."""
+    value = self.get(name, kind, default)
+    require(value > 0, f"config.json has {name} = {value}; it must be positive.")
     return value

@@ -12,8 +12,10 @@ released DeepSeek-V2, V3 and R1 files and transformers' Qwen2 and Llama.
 """
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,6 +120,7 @@ class Tensor:
   name: str
   pieces: tuple[Piece, ...]
   float32: bool = False  # kept in float32 whatever the checkpoint's dtype
+  blocks: bool = False  # kept in FP8 blocks where the checkpoint is FP8: see `hub.blocks`
   copy: bool = False  # of leaves that another tensor holds: compared when read, may be absent
   written: bool = True
 
@@ -138,20 +141,30 @@ class Tensor:
     groups = self.pieces[0].layout.split()
     return tuple(int(np.prod([next(sizes) for _ in group])) for group in groups)
 
+  def whole(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The tensor, from the part of each piece with its axes in our order."""
+    laid = [part.transpose(p.order) for p, part in zip(self.pieces, parts, strict=True)]
+    joined = laid[0] if len(laid) == 1 else np.concatenate(laid, axis=self.join)
+    sizes = iter(joined.shape)
+    groups = self.pieces[0].layout.split()
+    return joined.reshape([math.prod(next(sizes) for _ in group) for group in groups])
+
+  def parts(self, array: np.ndarray, shapes: Mapping[Path, tuple[int, ...]]) -> list[np.ndarray]:
+    """The inverse of `whole`, given the shapes of our leaves; the parts are views of `array`."""
+    ends = np.cumsum([piece.shape(shapes)[self.join] for piece in self.pieces])
+    split = np.split(array.reshape(self.unflattened(shapes)), ends[:-1], axis=self.join)
+    laid = zip(self.pieces, split, strict=True)
+    return [part.transpose(np.argsort(piece.order)) for piece, part in laid]
+
   def encode(self, leaves: Mapping[Path, np.ndarray]) -> np.ndarray:
     """The tensor, from our leaves."""
-    parts = [leaves[p.path][p.index].transpose(p.order) for p in self.pieces]
-    shape = self.shape({p.path: leaves[p.path].shape for p in self.pieces})
-    return np.concatenate(parts, axis=self.join).reshape(shape)
+    return self.whole([leaves[piece.path][piece.index] for piece in self.pieces])
 
   def decode(self, array: np.ndarray, leaves: Mapping[Path, np.ndarray]) -> None:
     """Writes the tensor into our leaves, the inverse of `encode`."""
-    shapes = {p.path: leaves[p.path].shape for p in self.pieces}
-    sizes = [p.shape(shapes)[self.join] for p in self.pieces]
-    joined = array.reshape(self.unflattened(shapes))
-    parts = np.split(joined, np.cumsum(sizes)[:-1], axis=self.join)
+    parts = self.parts(array, {p.path: leaves[p.path].shape for p in self.pieces})
     for piece, part in zip(self.pieces, parts, strict=True):
-      leaves[piece.path][piece.index] = part.transpose(np.argsort(piece.order))
+      leaves[piece.path][piece.index] = part
 
 
 def tensors(config: ModelConfig) -> Iterator[Tensor]:
@@ -189,9 +202,11 @@ def _block(
   config: ModelConfig, experts: bool, prefix: str, path: Path, index: tuple[int, ...], row: int
 ) -> Iterator[Tensor]:
   """The tensors of one layer, whose leaves are at `index` of those under `path`."""
-  yield from _rows(_NORMS | _attention(config.attention), prefix, path, index)
+  latent = isinstance(config.attention, MLAConfig)  # only DeepSeek publishes FP8 blocks
+  rows = functools.partial(_rows, prefix=prefix, path=path, index=index, blocks=latent)
+  yield from rows(_NORMS | _attention(config.attention))
   if not experts:
-    yield from _rows(_DENSE, prefix, path, index)
+    yield from rows(_DENSE)
     return
   assert config.moe is not None
   yield from _rows(_ROUTER, prefix, path, index)
@@ -200,8 +215,8 @@ def _block(
     yield Tensor(prefix + _ROUTER_BIAS, (bias,), float32=True)
   for expert in range(config.moe.experts):
     named = {name.format(expert=expert): leaves for name, leaves in _EXPERT.items()}
-    yield from _rows(named, prefix, path, (*index, expert))
-  yield from _rows(_SHARED if config.moe.shared else {}, prefix, path, index)
+    yield from rows(named, index=(*index, expert))
+  yield from rows(_SHARED if config.moe.shared else {})
 
 
 def _attention(attention: MLAConfig | GQAConfig) -> Table:
@@ -211,11 +226,16 @@ def _attention(attention: MLAConfig | GQAConfig) -> Table:
   return _GQA | (_GQA_BIAS if attention.qkv_bias else {})
 
 
-def _rows(table: Table, prefix: str, path: Path, index: tuple[int, ...]) -> Iterator[Tensor]:
-  """The tensors of a table whose leaves are at `index` of those under `path`."""
+def _rows(
+  table: Table, prefix: str, path: Path, index: tuple[int, ...], blocks: bool = False
+) -> Iterator[Tensor]:
+  """The tensors of a table whose leaves are at `index` of those under `path`.
+
+  With `blocks` its matrices are those that an FP8 checkpoint keeps in blocks.
+  """
   for name, leaves in table.items():
     pieces = tuple(Piece((*path, *leaf.split(".")), index, lay) for leaf, lay in leaves.items())
-    yield Tensor(prefix + name, pieces)
+    yield Tensor(prefix + name, pieces, blocks=blocks and " " in pieces[0].layout)
 
 
 def flatten(weights: Any) -> dict[Path, Any]:

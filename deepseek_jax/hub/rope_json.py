@@ -27,18 +27,18 @@ def rope_from_json(fields: Fields, deepseek: bool) -> RopeConfig:
   )
   rope = Fields(given, {})
   context = fields.get("max_position_embeddings", int)
-  original = rope.get("original_max_position_embeddings", int, context)
+  original = rope.positive("original_max_position_embeddings", int, context)
   if kind == "llama3":
     return RopeConfig(
       theta=theta,
       scaling="llama3",
       factor=rope.get("factor", float),
       original_context=original,
-      low_freq_factor=rope.get("low_freq_factor", float),
-      high_freq_factor=rope.get("high_freq_factor", float),
+      low_freq_factor=rope.positive("low_freq_factor", float),
+      high_freq_factor=rope.positive("high_freq_factor", float),
     )
   require(given.get("truncate", True), "config.json has YaRN's truncate = false; only true is.")
-  factor = rope.get("factor", float, context / original)
+  factor = rope.positive("factor", float, context / original)
   mscale, all_dim = _mscales(rope, factor)
   require(
     deepseek or all_dim == 0.0,
@@ -50,8 +50,8 @@ def rope_from_json(fields: Fields, deepseek: bool) -> RopeConfig:
     scaling="yarn",
     factor=factor,
     original_context=original,
-    beta_fast=rope.get("beta_fast", float, 32.0),
-    beta_slow=rope.get("beta_slow", float, 1.0),
+    beta_fast=rope.positive("beta_fast", float, 32.0),
+    beta_slow=rope.positive("beta_slow", float, 1.0),
     mscale=mscale,
     mscale_all_dim=all_dim,
   )

@@ -1,0 +1,194 @@
+"""A Hugging Face directory: which of its files are used, and what their headers say.
+
+Nothing outside the directory is read, nothing is unpickled, and no code in it is run, whatever its
+index, its links or its config.json's auto_map say.
+"""
+
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from deepseek_jax.config import ConfigError, ModelConfig, require
+from deepseek_jax.hub import checksums, config_json, quantization_json
+from deepseek_jax.hub.strict_json import read_object
+from deepseek_jax.hub.tensor_file import Entry, read_header
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_CONFIG = "config.json"
+# What is read beside the tensors, and what an export writes.
+TEXTS = re.compile(
+  r"(config|generation_config|.*token.*|vocab|special_tokens_map|chat_template)\.(json|jinja|model)"
+  r"|merges\.txt|model\.safetensors\.index\.json"
+)
+_PICKLES = re.compile(r".*\.(bin|pt|pth|ckpt|pkl)(\.index\.json)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Directory:
+  """What a directory says it holds."""
+
+  folder: pathlib.Path
+  config: ModelConfig
+  entries: dict[str, Entry]  # by the tensor's name
+
+
+def is_pretrained(directory: str | os.PathLike[str]) -> bool:
+  """Whether the directory is, or pretends to be, a Hugging Face checkpoint."""
+  folder = pathlib.Path(directory)
+  if any((folder / name).is_file() for name in (SINGLE, INDEX)):
+    return True
+  return (folder / _CONFIG).is_file() and bool(_pickles(folder))
+
+
+def read_directory(folder: pathlib.Path, hashed: bool) -> Directory:
+  """The architecture and every tensor's place; with `hashed` the whole of every file is verified.
+
+  Without it only the texts are.
+
+  Raises:
+    ConfigError: a file is missing, damaged, elsewhere, or not what SHA256SUMS says.
+  """
+  texts = [path.name for path in folder.glob("*") if TEXTS.fullmatch(path.name)]
+  require(_CONFIG in texts, f"{folder / _CONFIG} does not exist; give a Hugging Face directory.")
+  _require_inside(folder, texts)
+  checksums.verify(folder, texts)
+  fields = read_object(folder / _CONFIG)
+  quantization_json.check(fields)
+  config = _architecture(folder, fields)
+  index = _read_index(folder)
+  files = [SINGLE] if index is None else sorted(set(index.values()))
+  _require_inside(folder, files)
+  if hashed:
+    checksums.verify(folder, {*files, *checksums.listed(folder)} - set(texts))
+  entries = _entries(folder, files, index)
+  _require_plausible(config, entries)
+  return Directory(folder, _present_mtp(config, entries), entries)
+
+
+def _architecture(folder: pathlib.Path, fields: Mapping[str, Any]) -> ModelConfig:
+  """The architecture that config.json describes; what it cannot be is said of that file."""
+  try:
+    return config_json.from_json(fields)
+  except ConfigError as error:
+    if _CONFIG in str(error):
+      raise
+    raise ConfigError(f"{folder / _CONFIG} describes no model: {error}") from error
+
+
+def _pickles(folder: pathlib.Path) -> list[str]:
+  """Weights in a format that runs code when read."""
+  return sorted(p.name for p in folder.glob("*") if _PICKLES.fullmatch(p.name))
+
+
+def _require_inside(folder: pathlib.Path, names: Iterable[str]) -> None:
+  """Refuses files that lie elsewhere; links into the cache of huggingface_hub are as it makes them.
+
+  There `models--X/snapshots/REVISION/` holds links into `models--X/blobs/`.
+  """
+  roots = [folder.resolve()]
+  if folder.resolve().parent.name == "snapshots":
+    roots.append(folder.resolve().parent.parent / "blobs")
+  for name in names:
+    path = folder / name
+    require(path.is_file(), f"{path} does not exist; fetch the whole directory again.")
+    require(
+      path.resolve().parent in roots, f"{path} is a link that leaves {folder}; put the file there."
+    )
+
+
+def _read_index(folder: pathlib.Path) -> dict[str, str] | None:
+  """The file of each tensor by the index's word; None where there is one file without an index."""
+  single, indexed = ((folder / name).is_file() for name in (SINGLE, INDEX))
+  pickles = _pickles(folder)
+  if not single and not indexed and pickles:
+    raise ConfigError(f"{folder / pickles[0]} is a pickle, which is never read; give safetensors.")
+  require(single or indexed, f"{folder} holds neither {SINGLE} nor {INDEX}.")
+  require(not (single and indexed), f"{folder} holds both {SINGLE} and {INDEX}; remove one.")
+  if not indexed:
+    return None
+  weight_map = read_object(folder / INDEX).get("weight_map")
+  right = isinstance(weight_map, dict) and len(weight_map) > 0
+  require(right, f"{folder / INDEX} has no weight_map; fetch it again.")
+  assert isinstance(weight_map, dict)
+  for name, file in weight_map.items():
+    _require_plain(folder, name, file)
+  return weight_map
+
+
+def _require_plain(folder: pathlib.Path, name: str, file: Any) -> None:
+  """Refuses an index that leads out of the directory or to a pickle."""
+  where = f"{folder / INDEX} puts tensor {name!r} into {file!r}"
+  named = isinstance(file, str) and 0 < len(file) < 256
+  require(named, f"{where[:400]}, which is no file name.")
+  require(not _PICKLES.fullmatch(file), f"{where}, a pickle, which is never read.")
+  plain = file.endswith(".safetensors") and not re.search(r"[/\\\0]", file) and file[0] != "."
+  require(plain, f"{where}; only .safetensors files of the same directory are read.")
+
+
+def _entries(
+  folder: pathlib.Path, files: Iterable[str], index: Mapping[str, str] | None
+) -> dict[str, Entry]:
+  """The tensors of all files, which must be those of the index."""
+  entries: dict[str, Entry] = {}
+  for file in files:
+    held = read_header(folder / file)
+    for name, entry in held.items():
+      listed = index is None or index.get(name) == file
+      require(listed, f"{folder / file} has a tensor {name!r} that the index does not put there.")
+      entries[name] = entry
+  for name, file in (index or {}).items():
+    require(name in entries, f"{folder / file} has no tensor {name!r}, though the index says so.")
+  if index is not None:
+    _check_total(folder, entries.values())
+  return entries
+
+
+def _check_total(folder: pathlib.Path, entries: Iterable[Entry]) -> None:
+  """The index's total_size is the bytes of all tensors, or with their headers; or it is absent."""
+  metadata = read_object(folder / INDEX).get("metadata", {})
+  require(isinstance(metadata, dict), f"{folder / INDEX} has metadata that is no object.")
+  total = metadata.get("total_size")
+  entries = list(entries)
+  least = sum(entry.nbytes for entry in entries)
+  most = sum(path.stat().st_size for path in {entry.path for entry in entries})
+  number = isinstance(total, (int, float)) and not isinstance(total, bool)
+  require(
+    total is None or (number and least <= total <= most),
+    f"{folder / INDEX} has total_size = {total!r}, but the tensors have {least} bytes; mend or "
+    "remove that field.",
+  )
+
+
+def _require_plausible(config: ModelConfig, entries: Mapping[str, Entry]) -> None:
+  """Refuses counts far beyond what the files hold before anything is made in that number."""
+  most = len(entries)
+  moe = config.moe
+  counts = {
+    "num_hidden_layers": config.layers,
+    "num_nextn_predict_layers": config.mtp_depth,
+    "n_routed_experts": moe.experts if moe and config.expert_layers else 0,
+  }
+  for name, count in counts.items():
+    require(
+      count <= most, f"config.json has {name} = {count}, but the files hold only {most} tensors."
+    )
+  elements = sum(entry.nbytes for entry in entries.values())
+  widest = max(
+    config.vocab, config.d_model, config.heads, config.dense_ff, moe.expert_ff if moe else 0,
+    *(v for v in vars(config.attention).values() if isinstance(v, int)),
+  )  # fmt: skip
+  require(
+    widest <= max(elements, 2**16),
+    f"config.json has a size of {widest}, but all tensors together have {elements} bytes.",
+  )
+
+
+def _present_mtp(config: ModelConfig, entries: Mapping[str, Entry]) -> ModelConfig:
+  """`config` without MTP modules if the files hold none: transformers drops them when saving."""
+  prefixes = tuple(f"model.layers.{config.layers + k}." for k in range(config.mtp_depth))
+  if prefixes and not any(name.startswith(prefixes) for name in entries):
+    return dataclasses.replace(config, mtp_depth=0)
+  return config

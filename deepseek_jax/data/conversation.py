@@ -1,0 +1,179 @@
+"""From a conversation to the tokens that a model goes on from.
+
+A conversation is a list of messages {"role": system | user | assistant, "content": TEXT}. Which
+text it makes is for the tokenizer to say:
+
+- one with a chat template: as the template has it;
+- one without, but with DeepSeek's special tokens: in the form of V3 and R1;
+- any other, among them the minis' word and byte tokenizers, whose models were taught no turns: the
+  system texts and the last user's message as they are, so that each question stands alone.
+
+Earlier turns of the assistant keep only what follows their last `</think>`. What is put into a
+rendered conversation as a token cannot be forged: where a message spells out a special token, it is
+cut inside, so that it is read as ordinary text. (transformers lets it be the token.) The text after
+decoding is the same. A prompt that is plain text (`text_prompt`) may name any token.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from deepseek_jax.config import ConfigError, require
+from deepseek_jax.data.chat_template import DEEPSEEK, ChatTemplate
+from deepseek_jax.data.hf_tokenizer import HFTokenizer
+from deepseek_jax.data.special_tokens import ASSISTANT, BOS, END_THINK, EOS, THINK, USER
+from deepseek_jax.data.tokenizer import Tokenizer
+
+Message = Mapping[str, str]
+ROLES = ("system", "user", "assistant")
+_OPENING = THINK + "\n"
+_CUTS = [chr(c) for c in range(0xFDD0, 0xFDF0)]  # Unicode keeps these for use inside a program
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+  """What a model reads before it answers; `opened`: it ends inside a thought."""
+
+  text: str
+  tokens: list[int]
+  opened: bool = False
+
+
+@dataclasses.dataclass
+class Conversation:
+  """A growing conversation, of which answers are kept without their thoughts."""
+
+  system: str = ""
+  turns: list[Message] = dataclasses.field(default_factory=list)
+
+  def ask(self, text: str) -> None:
+    """Adds a question."""
+    self.turns.append({"role": "user", "content": text})
+
+  def answer(self, text: str) -> None:
+    """Adds the answer to it."""
+    self.turns.append({"role": "assistant", "content": without_thought(text)})
+
+  def clear(self) -> None:
+    """Starts over, with the same system text."""
+    self.turns.clear()
+
+  @property
+  def messages(self) -> list[Message]:
+    """All messages, the system's first."""
+    first = [{"role": "system", "content": self.system}] if self.system else []
+    return [*first, *self.turns]
+
+
+def text_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
+  """A text to be gone on with, as it is, behind one begin token where texts have one."""
+  tokens, bos = tokenizer.encode(text), tokenizer.bos_id
+  begin = [] if bos is None or tokens[:1] == [bos] else [bos]
+  return Prompt(text, begin + tokens, text.rstrip().endswith(THINK))
+
+
+def chat_prompt(
+  tokenizer: Tokenizer, messages: Sequence[Message], think: bool | None = None
+) -> Prompt:
+  """The conversation up to where the assistant is to speak.
+
+  `think` True has the answer begin inside a thought, False before or without one; None leaves it to
+  the template, and where that is ours, begins a thought if `<think>` is a token.
+
+  Raises:
+    ConfigError: the messages are no conversation, or the template fails.
+  """
+  _check(messages)
+  messages = [_spoken(m) for m in messages]
+  if not has_turns(tokenizer):
+    return _alone(tokenizer, messages, think)
+  assert isinstance(tokenizer, HFTokenizer)
+  template = tokenizer.template
+  if template is None:
+    template = ChatTemplate(DEEPSEEK, {}, "the built-in chat template")
+    think = tokenizer.id_of(THINK) is not None if think is None else think
+  variables = {} if think is None else {"thinking": think, "enable_thinking": think}
+  cut = _unused(messages)
+  marks = sorted(tokenizer.markers, key=len, reverse=True)
+  forged = re.compile("|".join(map(re.escape, marks)) or r"(?!)")  # which matches nothing
+  guarded = [{**m, "content": _cut(m["content"], forged, cut)} for m in messages]
+  text = _opening(template.render(guarded, **variables), tokenizer, think)
+  tokens = [token for part in text.split(cut) if part for token in tokenizer.encode(part)]
+  text = text.replace(cut, "")
+  return Prompt(text, tokens, text.rstrip().endswith(THINK))
+
+
+def has_turns(tokenizer: Tokenizer) -> bool:
+  """Whether conversations have a form of their own, by a template or DeepSeek's tokens."""
+  if not isinstance(tokenizer, HFTokenizer):
+    return False
+  deepseek = all(tokenizer.id_of(t) is not None for t in (BOS, EOS, USER, ASSISTANT))
+  return tokenizer.template is not None or deepseek
+
+
+def without_thought(text: str) -> str:
+  """What follows the last `</think>` of an answer, all of it if there is none."""
+  return text.rpartition(END_THINK)[2]
+
+
+def stop_ids(tokenizer: Tokenizer | None) -> tuple[int, ...]:
+  """The tokens that end an answer."""
+  if tokenizer is None:
+    return ()
+  return tokenizer.stop_ids if isinstance(tokenizer, HFTokenizer) else (tokenizer.eos_id,)
+
+
+def _check(messages: Sequence[Message]) -> None:
+  require(
+    not isinstance(messages, str) and len(messages) > 0,
+    'a conversation is a list of messages like {"role": "user", "content": "Hello"}; give one.',
+  )
+  for i, message in enumerate(messages):
+    known = isinstance(message, Mapping) and message.get("role") in ROLES
+    require(
+      known and isinstance(message.get("content"), str),
+      f"message {i} is {message!r:.100}; it must have a role ({', '.join(ROLES)}) and a content "
+      "that is text.",
+    )
+
+
+def _spoken(message: Message) -> Message:
+  """A message, an assistant's without its thought."""
+  if message["role"] != "assistant":
+    return message
+  return {**message, "content": without_thought(message["content"])}
+
+
+def _alone(tokenizer: Tokenizer, messages: Sequence[Message], think: bool | None) -> Prompt:
+  """The prompt of a tokenizer without turns."""
+  asked = [m["content"] for m in messages if m["role"] == "user"]
+  require(len(asked) > 0, "the conversation asks nothing; add a message of the user.")
+  system = [m["content"] for m in messages if m["role"] == "system"]
+  text = "\n\n".join([*system, asked[-1]])
+  return text_prompt(tokenizer, f"{text.rstrip()} {_OPENING}" if think else text)
+
+
+def _opening(text: str, tokenizer: HFTokenizer, think: bool | None) -> str:
+  """The rendered text with the thought's opening that is asked for, never twice."""
+  opened = text.rstrip().endswith(THINK)
+  if think and not opened:
+    require(
+      tokenizer.id_of(THINK) is not None,
+      f"the tokenizer has no token {THINK}; leave thinking to the model.",
+    )
+    return text + _OPENING
+  return text.rstrip().removesuffix(THINK) if opened and think is False else text
+
+
+def _unused(messages: Iterable[Message]) -> str:
+  """A character for marking cuts that occurs in no message."""
+  text = "".join(m["content"] for m in messages)
+  unused = next((c for c in _CUTS if c not in text), None)
+  if unused is None:
+    raise ConfigError("the messages use all of U+FDD0 to U+FDEF, which are no characters.")
+  return unused
+
+
+def _cut(text: str, forged: re.Pattern[str], cut: str) -> str:
+  """The text with a mark behind the first character of each special token it spells out."""
+  return forged.sub(lambda found: found[0][0] + cut + found[0][1:], text)

@@ -1,66 +1,26 @@
-"""Engines: what turns prompts into samples.
+"""The engine: what turns prompts into samples, for generation, chat, evaluation and rollouts alike.
 
-`Engine` is the interface that rollouts, evaluation and generation are written against.
-`StaticEngine` runs fixed batches, each until its last row has stopped.
+`Engine` is the interface they are written against; `SlotEngine` is the one there is.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Protocol
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from deepseek_jax.config import require
-from deepseek_jax.decode import sampler
-from deepseek_jax.decode.rows import Sampled
+from deepseek_jax.decode.request import Event, Request, Samples, SamplingParams, gather
+from deepseek_jax.decode.schedule import Halt, Schedule
+from deepseek_jax.decode.weights import prepare
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.types import Weights
 
+__all__ = ["Engine", "Event", "Samples", "SamplingParams", "SlotEngine"]
 
-@dataclasses.dataclass(frozen=True)
-class SamplingParams:
-  """How to sample. Temperature 0 is greedy; `top_p` 1 is the whole distribution."""
-
-  max_new: int = 128  # compiled in; the rest is traced
-  temperature: float = 1.0
-  top_p: float = 1.0
-  stop: tuple[int, ...] = ()  # token ids, each of which ends a sample and belongs to it
-
-  def __post_init__(self) -> None:
-    require(self.max_new > 0, f"sampling.max_new is {self.max_new}; it must be positive.")
-    require(
-      self.temperature >= 0, f"sampling.temperature is {self.temperature}; it must not be negative."
-    )
-    require(0 < self.top_p <= 1, f"sampling.top_p is {self.top_p}; it must be in (0, 1].")
-
-
-@dataclasses.dataclass(frozen=True)
-class Samples:
-  """Completions on the host, in the order of their prompts. T is `max_new` here.
-
-  `logprobs_BT` are the sampling model's own, before temperature and top-p. `experts[i]` holds
-  the experts that sample i's inputs met, [layers, prompt + completion, A], -1 for the last token,
-  which the model never saw; a model without experts has no layers in it.
-  """
-
-  tokens_BT: np.ndarray  # int32, 0 after the end
-  logprobs_BT: np.ndarray  # float32, 0 after the end
-  lengths_B: np.ndarray  # int32, a stop token included
-  stopped_B: np.ndarray  # bool: ended by a stop token; false is truncated
-  experts: tuple[np.ndarray, ...]  # int8, or int16 from 128 experts on
-
-  def __len__(self) -> int:
-    return len(self.lengths_B)
-
-  def completion(self, i: int) -> list[int]:
-    """Sample i's new tokens, the stop token included."""
-    return self.tokens_BT[i, : self.lengths_B[i]].tolist()
-
-  def answer(self, i: int) -> list[int]:
-    """Sample i's new tokens without the stop token: what is decoded to text."""
-    return self.tokens_BT[i, : self.lengths_B[i] - self.stopped_B[i]].tolist()
+Params = SamplingParams | Sequence[SamplingParams]
 
 
 class Engine(Protocol):
@@ -70,117 +30,138 @@ class Engine(Protocol):
     self,
     weights: Weights,
     prompts: Sequence[Sequence[int]],
-    params: SamplingParams,
+    params: Params,
     keys_B: jax.Array,
   ) -> Samples:
     """One completion per prompt, each a function of its prompt and its key (`sample_keys`)."""
 
 
 @dataclasses.dataclass(frozen=True)
-class StaticEngine:
-  """Fixed batches of `batch` rows; the last is filled with rows that are done from the start.
+class SlotEngine:
+  """Continuous batching: up to `slots` requests at a time, each leaving as it ends.
 
-  Prompts are padded on the left to the longest of the call, rounded up to `prompt_multiple`, so
-  that a job whose prompts vary a little compiles one program. Prompts are taken in order. On a
-  mesh `batch` must be a multiple of the devices that split rows.
+  Prompts go in as they get a row, equal ones computed once, long ones in pieces, and what all of a
+  call begin with once. Rows and cache come in few sizes, so that requests of any length enter and
+  leave without compiling. On a mesh `slots` must be a multiple of the devices that split rows.
   """
 
   model: Transformer
-  batch: int = 256
-  prompt_multiple: int = 16
+  slots: int = 256
+  steps: int = 32  # tokens per row between two looks at the host's side
+  piece: int = 512  # tokens of a prompt that are computed at once
+  drafts: int = 0  # tokens that the MTP module guesses ahead: see decode/speculative.py
+  _held: dict[str, Any] = dataclasses.field(
+    default_factory=dict, init=False, repr=False, compare=False
+  )
 
   def __post_init__(self) -> None:
-    require(self.batch > 0, f"engine.batch is {self.batch}; it must be positive.")
+    for name in ("slots", "steps", "piece"):
+      value = getattr(self, name)
+      require(value > 0, f"engine.{name} is {value}; it must be positive.")
     require(
-      self.prompt_multiple > 0,
-      f"engine.prompt_multiple is {self.prompt_multiple}; it must be positive.",
+      self.drafts == 0 or (self.drafts > 0 and self.model.config.mtp_depth > 0),
+      f"engine.drafts is {self.drafts}; it must be 0, or positive with a model that has an MTP "
+      "module.",
     )
+    require(
+      self.slots % self._devices == 0,
+      f"engine.slots is {self.slots}; it must be a multiple of the {self._devices} devices that "
+      "split rows.",
+    )
+
+  @property
+  def _devices(self) -> int:
+    """How many of the mesh split rows."""
     mesh = self.model.mesh
-    rows = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-    require(
-      self.batch % rows == 0,
-      f"engine.batch is {self.batch}; it must be a multiple of the {rows} devices that split rows.",
-    )
+    return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+
+  @property
+  def _sizes(self) -> list[int]:
+    """The numbers of rows that are compiled: each a quarter of the one before."""
+    sizes = [self.slots]
+    while sizes[-1] % 4 == 0 and sizes[-1] // 4 % self._devices == 0:
+      sizes.append(sizes[-1] // 4)
+    return sizes
 
   def generate(
     self,
     weights: Weights,
     prompts: Sequence[Sequence[int]],
-    params: SamplingParams,
+    params: Params,
     keys_B: jax.Array,
+    halt: Halt | None = None,
   ) -> Samples:
-    """See `Engine.generate`. ConfigError names a prompt the model cannot take."""
-    require(len(prompts) > 0, "There are no prompts to sample from.")
-    require(
-      len(prompts) == len(keys_B), f"There are {len(prompts)} prompts but {len(keys_B)} keys."
+    """See `Engine.generate`; `params` are of all prompts or one for each."""
+    requests = self._requests(prompts, params, keys_B)
+    for _ in self._schedule(weights, requests, halt).run():
+      pass
+    return gather(requests)
+
+  def stream(
+    self,
+    weights: Weights,
+    prompts: Sequence[Sequence[int]],
+    params: Params,
+    keys_B: jax.Array,
+    halt: Halt | None = None,
+  ) -> Iterator[Event]:
+    """The same samples as they come, some tokens of some request at a time.
+
+    `halt(request, its tokens so far)` may end a request: it returns how many tokens to keep, or
+    None to go on.
+    """
+    requests = self._requests(prompts, params, keys_B)
+    return self._schedule(weights, requests, halt).run()
+
+  def _schedule(self, weights: Weights, requests: list[Request], halt: Halt | None) -> Schedule:
+    return Schedule(
+      self.model,
+      self._prepared(weights),
+      requests,
+      self._sizes,
+      self.steps,
+      self.piece,
+      self.drafts,
+      halt,
     )
-    self._check(prompts, params)
-    longest = max(map(len, prompts))
-    slots = -(-longest // self.prompt_multiple) * self.prompt_multiple
-    keys_BX = np.asarray(jax.random.key_data(keys_B))
-    # A width of its own for every few stop tokens only, so that their number compiles nothing.
-    stop_K = np.full(-(-len(params.stop) // 4) * 4 or 4, -1, np.int32)
-    stop_K[: len(params.stop)] = params.stop
-    scalars = (jnp.float32(params.temperature), jnp.float32(params.top_p))
-    rule = sampler.Rule(*scalars, jnp.asarray(stop_K))
-    waiting = [
-      sampler.compiled(
-        self.model,
-        weights,
-        self._pack(prompts[start : start + self.batch], keys_BX[start : start + self.batch], slots),
-        rule,
-        max_new=params.max_new,
-      )
-      for start in range(0, len(prompts), self.batch)
+
+  def _prepared(self, weights: Weights) -> Weights:
+    """The weights as steps read them; those of the last call are kept for as long as it lives."""
+    ref = self._held.get("of")
+    if ref is None or ref() is not weights:
+      self._held.clear()
+      self._held["prepared"] = prepare(self.model, weights, self.slots)
+      self._held["of"] = weakref.ref(weights, lambda _: self._held.clear())
+    return self._held["prepared"]
+
+  def _requests(
+    self, prompts: Sequence[Sequence[int]], params: Params, keys_B: jax.Array
+  ) -> list[Request]:
+    """One request per prompt; ConfigError names a prompt the model cannot take."""
+    require(len(prompts) > 0, "There are no prompts to sample from.")
+    each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+    require(
+      len(prompts) == len(keys_B) == len(each),
+      f"There are {len(prompts)} prompts but {len(keys_B)} keys and {len(each)} parameters.",
+    )
+    for i, (prompt, own) in enumerate(zip(prompts, each)):
+      self._check(i, prompt, own)
+    keys_BW = np.asarray(jax.random.key_data(keys_B))
+    return [
+      Request(i, list(prompt), own, key_W)
+      for i, (prompt, own, key_W) in enumerate(zip(prompts, each, keys_BW))
     ]
-    return _gather(jax.device_get(waiting), [len(p) for p in prompts], slots)
 
-  def _check(self, prompts: Sequence[Sequence[int]], params: SamplingParams) -> None:
-    """Refuses prompts that are empty, too long, or hold unknown tokens."""
+  def _check(self, number: int, prompt: Sequence[int], params: SamplingParams) -> None:
+    """Refuses a prompt that is empty, too long, or holds unknown tokens."""
     config = self.model.config
-    for i, prompt in enumerate(prompts):
-      require(len(prompt) > 0, f"Prompt {i} is empty; it needs at least one token.")
-      require(
-        len(prompt) + params.max_new <= config.max_context,
-        f"Prompt {i} has {len(prompt)} tokens, which with {params.max_new} new ones exceed the "
-        f"model's context of {config.max_context}.",
-      )
-      require(
-        min(prompt) >= 0 and max(prompt) < config.vocab,
-        f"Prompt {i} holds a token outside the model's vocabulary of {config.vocab}.",
-      )
-
-  def _pack(
-    self, prompts: Sequence[Sequence[int]], keys_BX: np.ndarray, slots: int
-  ) -> sampler.Prompts:
-    """One batch, padded on the left and, below, with rows that are done from the start."""
-    tokens_BT = np.zeros((self.batch, slots), np.int32)
-    real_BT = np.zeros((self.batch, slots), bool)
-    real_BT[:, -1] = True  # a filling row attends to one token, so that it is never empty
-    for row, prompt in enumerate(prompts):
-      tokens_BT[row, slots - len(prompt) :] = prompt
-      real_BT[row, slots - len(prompt) :] = True
-    missing = self.batch - len(prompts)
-    keys_BX = np.pad(keys_BX, ((0, missing), (0, 0)))
-    active_B = np.arange(self.batch) < len(prompts)
-    return sampler.Prompts(*map(jnp.asarray, (tokens_BT, real_BT, keys_BX, active_B)))
-
-
-def _gather(batches: list[Sampled], prompt_lengths: list[int], slots: int) -> Samples:
-  """Joins batches, drops filling rows, and cuts each sample's experts to its own tokens."""
-  count = len(prompt_lengths)
-  joined = {
-    name: np.concatenate(parts, axis=1 if name == "experts_LBTA" else 0)
-    for name, parts in zip(Sampled._fields, zip(*batches))
-  }
-  experts = tuple(
-    joined["experts_LBTA"][:, i, slots - length : slots + joined["lengths_B"][i]]
-    for i, length in enumerate(prompt_lengths)
-  )
-  return Samples(
-    joined["tokens_BX"][:count],
-    joined["logprobs_BX"][:count],
-    joined["lengths_B"][:count],
-    joined["stopped_B"][:count],
-    experts,
-  )
+    require(len(prompt) > 0, f"Prompt {number} is empty; it needs at least one token.")
+    require(
+      len(prompt) + params.max_new <= config.max_context,
+      f"Prompt {number} has {len(prompt)} tokens, which with {params.max_new} new ones exceed the "
+      f"model's context of {config.max_context}.",
+    )
+    require(
+      min(prompt) >= 0 and max(prompt) < config.vocab,
+      f"Prompt {number} holds a token outside the model's vocabulary of {config.vocab}.",
+    )

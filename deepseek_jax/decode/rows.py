@@ -1,100 +1,150 @@
-"""The state of the decoding loop, and moving its rows about."""
+"""Rows: the requests under way, one per row of the cache, and moving them about.
 
-from collections.abc import Callable
-from typing import NamedTuple
+All rows write the same slot of the cache at a time, so that a step's write is one slice. A row's
+tokens therefore lie right-aligned before the cache's index, wherever it was when they came; what is
+not the row's own is masked. A prompt enters by being written into the slots before the index
+(`insert`); when the slots run out, or rows fall empty for good, the live ones are gathered into a
+cache of another size (`regather`). Sizes come in few steps, so that few programs are compiled.
+"""
 
+import dataclasses
+import functools
+
+import flax.struct
 import jax
 import jax.numpy as jnp
 
+from deepseek_jax.decode.sampling import Rule, sample_token, token_keys
 from deepseek_jax.model.cache import DecodeCache
 from deepseek_jax.types import Span
 
 
-class Sampled(NamedTuple):
-  """What the loop fills in, X standing for `max_new`; token t of a row is its t-th new one."""
+@flax.struct.dataclass
+class Rows:
+  """The state of each row beside its cache; K stop tokens, -1 where there are fewer."""
 
-  tokens_BX: jax.Array  # int32, 0 after the end
-  logprobs_BX: jax.Array  # float32, of the untempered model; 0 after the end
-  lengths_B: jax.Array  # int32, a stop token included
-  stopped_B: jax.Array  # bool: ended by a stop token, not by max_new
-  experts_LBTA: jax.Array  # chosen experts of every input: padded prompt, then new tokens; or -1
-
-
-class Rows(NamedTuple):
-  """Samples under way; `step` and the cache's index are common to all rows."""
-
-  step: jax.Array  # tokens sampled so far
-  prompt_B: jax.Array  # tokens of the prompt
-  keys_BX: jax.Array  # uint32: the raw data of each sample's key
-  token_B: jax.Array  # sampled last, not yet shown to the model
-  done_B: jax.Array
-  sampled: Sampled
-  cache: DecodeCache
+  token_B: jax.Array  # int32: sampled last, not yet shown to the model
+  position_B: jax.Array  # int32: its position
+  count_B: jax.Array  # int32: tokens sampled so far
+  limit_B: jax.Array  # int32: tokens to sample at most
+  live_B: jax.Array  # bool: neither stopped nor at its limit, and not empty
+  keys_BW: jax.Array  # uint32: the raw data of each sample's key
+  rule: Rule
+  stop_BK: jax.Array  # int32
 
 
-def grow(rows: Rows, slots: int) -> Rows:
-  """The rows with a cache of `slots` slots; new ones are unwritten."""
-
-  def extend(name: str, x: jax.Array, fill: int = 0) -> jax.Array:
-    axis = name.rpartition("_")[2].index("S")
-    widths = [(0, slots - size if i == axis else 0) for i, size in enumerate(x.shape)]
-    return jnp.pad(x, widths, constant_values=fill)
-
-  cache = rows.cache
-  layers = {
-    stack: {name: extend(name, x) for name, x in arrays.items()}
-    for stack, arrays in cache.layers.items()
-  }
-  span = Span(
-    extend("positions_BS", cache.span.positions_BT),
-    extend("segments_BS", cache.span.segments_BT, fill=-1),
-  )
-  return rows._replace(cache=DecodeCache(layers, span, cache.index))
-
-
-def in_groups(rows: Rows, groups: int, run: Callable[[Rows], Sampled]) -> Sampled:
-  """Runs groups of equally many rows one after another, the live rows first; gives all samples.
-
-  So a loop that ends with its last live row costs nothing for the groups that hold none.
-  """
-  size = len(rows.done_B) // groups
-  order_B = jnp.argsort(rows.done_B)
-  back_B = jnp.argsort(order_B)
-
-  def deal(x: jax.Array, axis: int) -> jax.Array:
-    x = jnp.take(x, order_B, axis)
-    return jnp.moveaxis(x.reshape(*x.shape[:axis], groups, size, *x.shape[axis + 1 :]), axis, 0)
-
-  def collect(x: jax.Array, axis: int) -> jax.Array:
-    x = jnp.moveaxis(x, 0, axis)
-    return jnp.take(x.reshape(*x.shape[:axis], groups * size, *x.shape[axis + 2 :]), back_B, axis)
-
-  dealt = _map_rows(deal, rows, lambda x: jnp.broadcast_to(x, groups))
-  return _map_sampled(collect, jax.lax.map(run, dealt))
-
-
-def _map_rows(
-  each: Callable[[jax.Array, int], jax.Array], rows: Rows, shared: Callable[[jax.Array], jax.Array]
-) -> Rows:
-  """`each` of every array and the axis of its rows, `shared` of what rows have in common."""
-  cache = rows.cache
-  layers, span = jax.tree.map(lambda x: each(x, 1), cache.layers), cache.span
+def empty_rows(batch: int, key_words: int, stops: int) -> Rows:
+  """Rows that hold no request."""
+  zeros_B = jnp.zeros(batch, jnp.int32)
   return Rows(
-    step=shared(rows.step),
-    prompt_B=each(rows.prompt_B, 0),
-    keys_BX=each(rows.keys_BX, 0),
-    token_B=each(rows.token_B, 0),
-    done_B=each(rows.done_B, 0),
-    sampled=_map_sampled(each, rows.sampled),
-    cache=DecodeCache(layers, jax.tree.map(lambda x: each(x, 0), span), shared(cache.index)),
+    token_B=zeros_B,
+    position_B=zeros_B,
+    count_B=zeros_B,
+    limit_B=zeros_B,
+    live_B=jnp.zeros(batch, bool),
+    keys_BW=jnp.zeros((batch, key_words), jnp.uint32),
+    rule=Rule(jnp.zeros(batch), jnp.ones(batch), zeros_B),
+    stop_BK=jnp.full((batch, stops), -1, jnp.int32),
   )
 
 
-def _map_sampled(each: Callable[[jax.Array, int], jax.Array], sampled: Sampled) -> Sampled:
-  return Sampled(
-    tokens_BX=each(sampled.tokens_BX, 0),
-    logprobs_BX=each(sampled.logprobs_BX, 0),
-    lengths_B=each(sampled.lengths_B, 0),
-    stopped_B=each(sampled.stopped_B, 0),
-    experts_LBTA=each(sampled.experts_LBTA, 1),
+def choose(rows: Rows, logits_BV: jax.Array) -> tuple[Rows, jax.Array]:
+  """The rows with their next token, and its log-probability; rows that do not live stay."""
+  keys_B = token_keys(jax.random.wrap_key_data(rows.keys_BW), rows.count_B)
+  token_B, logprob_B = sample_token(logits_BV, keys_B, rows.rule)
+  count_B = rows.count_B + rows.live_B
+  stopped_B = (token_B[:, None] == rows.stop_BK).any(axis=-1)
+  rows = dataclasses.replace(
+    rows,
+    token_B=jnp.where(rows.live_B, token_B, rows.token_B),
+    position_B=rows.position_B + rows.live_B,
+    count_B=count_B,
+    live_B=rows.live_B & ~stopped_B & (count_B < rows.limit_B),
   )
+  return rows, logprob_B
+
+
+@functools.partial(jax.jit, donate_argnames=("cache",))
+def insert(
+  rows: Rows,
+  cache: DecodeCache,
+  fresh: Rows,
+  source_B: jax.Array,
+  prompts: DecodeCache,
+  logits_NV: jax.Array,
+) -> tuple[Rows, DecodeCache, jax.Array, jax.Array]:
+  """Puts prefilled prompts into rows, and samples their first tokens.
+
+  Row b takes prompt `source_B[b]` of `prompts`, whose last token lies in its last slot, and the
+  state `fresh` has for it; -1 leaves the row. Several rows may take one prompt. Returns the first
+  tokens and log-probabilities too. The cache's index must not be below the slots of `prompts`.
+  """
+  entering_B = source_B >= 0
+  source_B = jnp.maximum(source_B, 0)
+  slots = prompts.span.positions_BT.shape[1]
+  start = cache.index - slots
+
+  def place(old: jax.Array, new: jax.Array) -> jax.Array:
+    window = jax.lax.dynamic_slice_in_dim(old, start, slots, 1)
+    mine_B = entering_B.reshape(-1, *[1] * (old.ndim - 1))
+    window = jnp.where(mine_B, new[source_B].astype(old.dtype), window)
+    return jax.lax.dynamic_update_slice_in_dim(old, window, start, 1)
+
+  segments_BS = jnp.where(
+    entering_B[:, None], -1, cache.span.segments_BT
+  )  # the row's former tokens
+  old = (cache.layers, Span(cache.span.positions_BT, segments_BS))
+  layers, span = jax.tree.map(place, old, (prompts.layers, prompts.span))
+  rows = _where(entering_B, fresh, rows)
+  others_B = rows.live_B & ~entering_B
+  entered, logprob_B = choose(dataclasses.replace(rows, live_B=entering_B), logits_NV[source_B])
+  rows = dataclasses.replace(entered, live_B=entered.live_B | others_B)
+  return rows, DecodeCache(layers, span, cache.index), entered.token_B, logprob_B
+
+
+@functools.partial(jax.jit, static_argnames=("slots",))
+def regather(cache: DecodeCache, take_B: jax.Array, index: jax.Array, *, slots: int) -> DecodeCache:
+  """Rows `take_B` (-1: an empty row) in a cache of `slots` slots whose next one is `index`.
+
+  Each row's tokens are gathered right before `index`, without what was between them; no row may
+  have more. So rows change in number and order, and the cache in size.
+  """
+  held_B1 = (take_B >= 0)[:, None]
+  take_B = jnp.maximum(take_B, 0)
+  segments_BS = cache.span.segments_BT[take_B]
+  old_slots = segments_BS.shape[1]
+  own_BS = (segments_BS > 0) & (jnp.arange(old_slots) < cache.index) & held_B1
+  order_BS = jnp.argsort(own_BS, axis=1, stable=True)  # own tokens last, as they follow one another
+  place_S = jnp.arange(slots) - index + old_slots
+  source_BS = order_BS[:, jnp.clip(place_S, 0, old_slots - 1)]
+  within_S = (place_S >= 0) & (place_S < old_slots)
+  filled_BS = within_S & jnp.take_along_axis(own_BS, source_BS, axis=1)
+
+  def gather(x: jax.Array) -> jax.Array:
+    return x[take_B[:, None], source_BS]
+
+  span = Span(gather(cache.span.positions_BT), jnp.where(filled_BS, 1, -1))
+  layers = jax.tree.map(gather, cache.layers)
+  return DecodeCache(layers, span, jnp.asarray(index, jnp.int32))
+
+
+@jax.jit
+def take_rows(rows: Rows, take_B: jax.Array) -> Rows:
+  """Rows `take_B`; -1 is an empty row."""
+  taken = jax.tree.map(lambda x: x[jnp.maximum(take_B, 0)], rows)
+  return dataclasses.replace(taken, live_B=taken.live_B & (take_B >= 0))
+
+
+@jax.jit
+def retire(rows: Rows, ended_B: jax.Array) -> Rows:
+  """The rows, of which those that ended live no longer."""
+  return dataclasses.replace(rows, live_B=rows.live_B & ~ended_B)
+
+
+def _where(chosen_B: jax.Array, new: Rows, old: Rows) -> Rows:
+  """`new` in the chosen rows, `old` in the others."""
+
+  def pick(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.where(chosen_B.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+  return jax.tree.map(pick, new, old)

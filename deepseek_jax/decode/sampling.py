@@ -1,12 +1,14 @@
-"""Choosing the next token: temperature, nucleus, counter-based keys. No state, no sort.
+"""Choosing the next token: temperature, top-k, nucleus, counter-based keys. No state, no sort.
 
 A token is drawn by inverting the cumulative distribution with one uniform number per row: a
 Gumbel draw needs one per row and vocabulary entry, which on a CPU cost more than the rest of a
 small model's decoding step. The nucleus is found by bisection on the probabilities' bits, whose
 order is that of the numbers, for the same reason.
 
-Temperature and top-p are traced scalars: changing them compiles nothing.
+Temperature, top-p and top-k are arrays, one value per row: changing them compiles nothing.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,78 +30,113 @@ def sample_keys(
   )
 
 
-def token_keys(keys_B: jax.Array, position: jax.Array) -> jax.Array:
-  """The keys of the samples' token number `position`, counted from the end of the prompt."""
-  return jax.vmap(jax.random.fold_in, (0, None))(keys_B, position)
+def token_keys(keys_B: jax.Array, count_B: jax.Array) -> jax.Array:
+  """The keys of each sample's token number `count_B`, counted from the end of the prompt."""
+  return jax.vmap(jax.random.fold_in)(keys_B, count_B)
 
 
-def nucleus(probs_BV: jax.Array, top_p: jax.Array) -> jax.Array:
+def nucleus(probs_BV: jax.Array, top_p_B: jax.Array) -> jax.Array:
   """Probabilities outside each row's nucleus set to zero (1904.09751, section 3.1).
 
-  The nucleus is the smallest set of most probable tokens whose probability reaches `top_p`; of
+  The nucleus is the smallest set of most probable tokens whose probability reaches `top_p_B`; of
   equally probable tokens at its edge the first are kept. At least one token always is. Rows are
   not normalised again.
   """
-  # Largest threshold at which the tokens at or above it still reach top_p.
+  return _most_probable(probs_BV, probs_BV, top_p_B)
+
+
+def top_k(probs_BV: jax.Array, top_k_B: jax.Array) -> jax.Array:
+  """All but each row's `top_k_B` most probable tokens set to zero, the rest normalised again.
+
+  Of equally probable tokens at the edge the first are kept. 0 keeps all.
+  """
+  goal_B = jnp.where(top_k_B > 0, top_k_B, probs_BV.shape[-1]).astype(jnp.float32)
+  kept_BV = _most_probable(probs_BV, jnp.ones_like(probs_BV), goal_B)
+  return kept_BV / jnp.sum(kept_BV, axis=-1, keepdims=True)
+
+
+def _most_probable(probs_BV: jax.Array, weights_BV: jax.Array, goal_B: jax.Array) -> jax.Array:
+  """Zeros but for the fewest of the most probable tokens whose weights add up to the goal."""
+  # Largest threshold at which the tokens at or above it still reach the goal.
   bits_BV = jax.lax.bitcast_convert_type(probs_BV, jnp.int32)
 
   def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
     low_B, high_B = bounds
     middle_B = low_B + (high_B - low_B) // 2
-    mass_B = jnp.sum(jnp.where(bits_BV >= middle_B[:, None], probs_BV, 0.0), axis=-1)
-    reaches_B = mass_B >= top_p
+    mass_B = jnp.sum(jnp.where(bits_BV >= middle_B[:, None], weights_BV, 0.0), axis=-1)
+    reaches_B = mass_B >= goal_B
     return jnp.where(reaches_B, middle_B, low_B), jnp.where(reaches_B, high_B, middle_B)
 
   low_B = jnp.zeros(probs_BV.shape[0], jnp.int32)
   bits_B, _ = jax.lax.fori_loop(0, 31, halve, (low_B, jnp.full_like(low_B, _ONE_BITS + 1)))
   edge_BV = bits_BV == bits_B[:, None]
   above_BV = bits_BV > bits_B[:, None]
-  above_B = jnp.sum(jnp.where(above_BV, probs_BV, 0.0), axis=-1)
-  edge_B = jax.lax.bitcast_convert_type(bits_B, jnp.float32)
+  above_B = jnp.sum(jnp.where(above_BV, weights_BV, 0.0), axis=-1)
+  edge_B = jnp.max(jnp.where(edge_BV, weights_BV, 0.0), axis=-1)  # equal for all at the edge
   before_BV = (jnp.cumsum(edge_BV, axis=-1) - 1) * edge_B[:, None] + above_B[:, None]
-  kept_BV = above_BV | (edge_BV & (before_BV < top_p))
+  kept_BV = above_BV | (edge_BV & (before_BV < goal_B[:, None]))
   return jnp.where(kept_BV, probs_BV, 0.0)
 
 
+class Rule(NamedTuple):
+  """How each row's tokens are chosen."""
+
+  temperature_B: jax.Array  # float32; 0 is greedy
+  top_p_B: jax.Array  # float32; 1 is the whole distribution
+  top_k_B: jax.Array  # int32; 0 is the whole distribution
+
+
+def probabilities(logits_BV: jax.Array, rule: Rule) -> jax.Array:
+  """What is sampled from, not normalised: tempered, cut to top-k, then to the nucleus.
+
+  A greedy row has one on its most probable token, the first of several.
+  """
+  greedy_B = rule.temperature_B <= 0
+
+  def drawn() -> jax.Array:
+    divisor_B1 = jnp.where(greedy_B, 1.0, rule.temperature_B)[:, None]
+    probs_BV = jax.nn.softmax(logits_BV / divisor_B1, axis=-1)
+    ks_B, ps_B = rule.top_k_B, rule.top_p_B
+    probs_BV = jax.lax.cond((ks_B > 0).any(), lambda p: top_k(p, ks_B), lambda p: p, probs_BV)
+    return jax.lax.cond((ps_B < 1).any(), lambda p: nucleus(p, ps_B), lambda p: p, probs_BV)
+
+  probs_BV = jax.lax.cond(greedy_B.all(), lambda: jnp.zeros_like(logits_BV), drawn)
+  vocab_V = jnp.arange(logits_BV.shape[-1])
+  best_BV = _first(_largest(logits_BV))[:, None] == vocab_V
+  return jnp.where(greedy_B[:, None], best_BV.astype(jnp.float32), probs_BV)
+
+
 def sample_token(
-  logits_BV: jax.Array, keys_B: jax.Array, temperature: jax.Array, top_p: jax.Array
+  logits_BV: jax.Array, keys_B: jax.Array, rule: Rule
 ) -> tuple[jax.Array, jax.Array]:
   """Draws one token per row: tokens_B (int32) and logprobs_B (float32).
 
-  `keys_B` are the keys of this token (`token_keys`). Temperature 0 takes the most probable token,
-  the first of several. The log-probability is the model's own, of the logits as they came, before
-  temperature and nucleus: it is what the training step recomputes, and what a policy gradient's
-  ratio compares.
+  `keys_B` are the keys of this token (`token_keys`). The log-probability is the model's own, of the
+  logits as they came, before temperature, top-k and nucleus: it is what the training step
+  recomputes, and what a policy gradient's ratio compares.
   """
   logits_BV = logits_BV.astype(jnp.float32)
-  logprobs_BV = jax.nn.log_softmax(logits_BV, axis=-1)
-
-  def greedy() -> jax.Array:
-    return _first(logits_BV == jnp.max(logits_BV, axis=-1, keepdims=True))
-
-  def tempered() -> jax.Array:
-    return jax.nn.softmax(logits_BV / jnp.where(temperature > 0, temperature, 1.0), axis=-1)
-
-  kind = jnp.where(temperature > 0, jnp.where(top_p < 1, 2, 1), 0)
-  tokens_B = jax.lax.switch(
-    kind,
-    (
-      greedy,
-      lambda: _invert(tempered(), keys_B),
-      lambda: _invert(nucleus(tempered(), top_p), keys_B),
-    ),
+  tokens_B = jax.lax.cond(
+    (rule.temperature_B > 0).any(),
+    lambda: invert(probabilities(logits_BV, rule), keys_B),
+    lambda: _first(_largest(logits_BV)),
   )
+  logprobs_BV = jax.nn.log_softmax(logits_BV, axis=-1)
   return tokens_B, jnp.take_along_axis(logprobs_BV, tokens_B[:, None], axis=-1)[:, 0]
 
 
-def _invert(probs_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
+def invert(probs_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
   """Draws from unnormalised probabilities by inverting their running sum."""
   sum_BV = jnp.cumsum(probs_BV, axis=-1)
   uniform_B = jax.vmap(jax.random.uniform)(keys_B)
   # A token of probability zero is never drawn, however the running sum was rounded.
   passed_BV = (sum_BV > (uniform_B * sum_BV[:, -1])[:, None]) & (probs_BV > 0)
-  likeliest_BV = probs_BV == jnp.max(probs_BV, axis=-1, keepdims=True)
-  return jnp.where(passed_BV.any(axis=-1), _first(passed_BV), _first(likeliest_BV))
+  return jnp.where(passed_BV.any(axis=-1), _first(passed_BV), _first(_largest(probs_BV)))
+
+
+def _largest(x_BV: jax.Array) -> jax.Array:
+  """Where a row has its largest value."""
+  return x_BV == jnp.max(x_BV, axis=-1, keepdims=True)
 
 
 def _first(chosen_BV: jax.Array) -> jax.Array:

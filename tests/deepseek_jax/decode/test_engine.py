@@ -1,4 +1,4 @@
-"""The static engine: cached equals uncached, samples depend on their key alone, stops stop."""
+"""The engine: cached equals uncached, samples depend on their key alone, requests come and go."""
 
 import dataclasses
 import functools
@@ -8,37 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepseek_jax.config import ConfigError, GQAConfig, MLAConfig, ModelConfig, MoEConfig
-from deepseek_jax.decode import sampler
-from deepseek_jax.decode.engine import SamplingParams, StaticEngine
+from deepseek_jax.config import ConfigError
+from deepseek_jax.decode import rows as rows_of
+from deepseek_jax.decode import step
+from deepseek_jax.decode.engine import SamplingParams, SlotEngine
 from deepseek_jax.decode.sampling import sample_keys
-from deepseek_jax.model.transformer import Transformer, forward, head_DV, init_weights
+from deepseek_jax.model.transformer import forward, head_DV
 from deepseek_jax.sharding import MeshConfig, make_mesh
 from deepseek_jax.types import Weights
+from tests.deepseek_jax.decode import mini
+from tests.deepseek_jax.decode.mini import random_weights
 
-V3 = ModelConfig(
-  vocab=37,
-  d_model=32,
-  layers=3,
-  heads=2,
-  dense_ff=48,
-  attention=MLAConfig(q_latent=16, kv_latent=12, nope_dim=8, rope_dim=4, v_dim=8),
-  moe=MoEConfig(experts=8, top_k=2, expert_ff=16, groups=4, top_groups=2, scale=1.5),
-  max_context=64,
-)
-QWEN = dataclasses.replace(V3, moe=None, attention=GQAConfig(1, 16, qkv_bias=True), tied=True)
-CONFIGS = {"v3": V3, "qwen": QWEN}
-ENGINE = functools.partial(StaticEngine, batch=4, prompt_multiple=8)
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+CONFIGS = {
+  kind: dataclasses.replace(config, mtp_depth=0, max_context=64)
+  for kind, config in mini.CONFIGS.items()
+}
+V3, QWEN = CONFIGS["v3"], CONFIGS["qwen"]
+ENGINE = functools.partial(SlotEngine, slots=4, steps=5)
 PARAMS = SamplingParams(max_new=12)
 PROMPTS = [[1 + (5 * i + j) % 36 for j in range(1 + 3 * i % 7)] for i in range(11)]
-
-
-def random_weights(config: ModelConfig, seed: int = 0) -> tuple[Transformer, Weights]:
-  """Weights with router biases of both signs, large enough to change the selection."""
-  model = Transformer(config)
-  weights = jax.jit(lambda key: init_weights(model, key))(jax.random.key(seed))
-  bias = 0.2 * jax.random.normal(jax.random.key(seed + 1), weights.router_bias_LE.shape)
-  return model, Weights(weights.params, bias)
 
 
 def keys(count: int, seed: int = 7) -> jax.Array:
@@ -46,7 +36,7 @@ def keys(count: int, seed: int = 7) -> jax.Array:
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
-def sampled(request):
+def sampled(request, quick_compile):
   """Model, weights, an engine and its samples of PROMPTS at temperature 1."""
   model, weights = random_weights(CONFIGS[request.param])
   engine = ENGINE(model)
@@ -68,6 +58,15 @@ def uncached(model, weights, tokens_BT, positions_BT, segments_BT):
   """Routing and float32 logits of whole rows, as training computes them."""
   out = forward(model, weights, tokens_BT, positions_BT, segments_BT)
   return out.routing, (out.hidden_BTD @ head_DV(model, weights)).astype(jnp.float32)
+
+
+def test_experts_that_no_layer_has_are_no_obstacle():
+  """As in a checkpoint whose leading dense layers are all there are."""
+  moe = dataclasses.replace(V3.moe, dense_layers=V3.layers)
+  model, weights = random_weights(dataclasses.replace(V3, moe=moe))
+  samples = ENGINE(model).generate(weights, PROMPTS[:2], PARAMS, keys(2))
+  assert samples.lengths_B.tolist() == [12, 12]
+  assert samples.experts[0].size == 0
 
 
 def test_logprobs_and_experts_equal_an_uncached_pass(sampled):
@@ -103,10 +102,25 @@ def test_the_bias_of_the_router_reaches_the_sampler(sampled):
 def test_a_sample_depends_on_its_prompt_and_key_alone(sampled):
   model, weights, _, samples = sampled
   order = np.random.default_rng(0).permutation(len(PROMPTS))[:7]
-  engine = StaticEngine(model, batch=8, prompt_multiple=16)
+  engine = SlotEngine(model, slots=8, steps=3)
   again = engine.generate(weights, [PROMPTS[i] for i in order], PARAMS, keys(len(PROMPTS))[order])
   np.testing.assert_array_equal(again.tokens_BT, samples.tokens_BT[order])
   np.testing.assert_allclose(again.logprobs_BT, samples.logprobs_BT[order], atol=1e-4)
+
+
+def test_the_longest_limits_enter_first_and_samples_stay_as_they_are(sampled):
+  _, weights, engine, samples = sampled
+  limits = [3, 12, 2, 9, 2, 2, 11, 4, 10, 2, 3]
+  each = [dataclasses.replace(PARAMS, max_new=n) for n in limits]
+  first: list[int] = []
+  told: dict[int, list[int]] = {}
+  for event in engine.stream(weights, PROMPTS, each, keys(len(PROMPTS))):
+    first += [event.request] if event.request not in told else []
+    told.setdefault(event.request, []).extend(event.tokens)
+  assert sorted(first[:4]) == [1, 3, 6, 8]
+  assert [limits[i] for i in first[4:]] == sorted((limits[i] for i in first[4:]), reverse=True)
+  for i, limit in enumerate(limits):
+    assert told[i] == samples.completion(i)[:limit]
 
 
 def test_greedy_follows_the_argmax_of_an_uncached_pass(sampled):
@@ -138,24 +152,20 @@ def test_a_stop_token_ends_its_sample_and_changes_nothing_before(sampled):
     assert samples.experts[i].shape[1] == len(PROMPTS[i]) + length
 
 
-def test_the_loop_ends_with_its_last_row(sampled):
-  model, weights, engine, free = sampled
-  first = free.tokens_BT[[0, 1, 2, 2], 0]
-  prompts = engine._pack(PROMPTS[:3], np.asarray(jax.random.key_data(keys(3))), 8)
-  rule = sampler.Rule(jnp.float32(1), jnp.float32(1), jnp.asarray(first))
-  out = sampler.compiled(model, weights, prompts, rule, max_new=12)
-  assert out.lengths_B.tolist() == [1, 1, 1, 0]
-  # Had the body run once more it would have recorded the experts met by the first new token.
-  assert (out.experts_LBTA[:, :, 8:] == -1).all()
-
-
-def test_partial_batches_and_other_temperatures_compile_nothing(sampled):
+def test_few_programs_serve_requests_of_every_kind(sampled):
+  """At most one per number of rows (4, 1), of prompts (1, 2, 4) and of slots (32, 64)."""
   _, weights, engine, _ = sampled
-  before = sampler.compiled._cache_size()
-  for count, temperature in [(1, 0.0), (4, 0.6), (9, 1.0)]:
-    params = dataclasses.replace(PARAMS, temperature=temperature, top_p=0.95)
-    engine.generate(weights, PROMPTS[:count], params, keys(count))
-  assert sampler.compiled._cache_size() == before
+  programs = (step.decode, step.prefill, rows_of.insert)
+  for program in programs:
+    program.clear_cache()
+  for shift in range(6):
+    each = [
+      SamplingParams(1 + 5 * i % 12, (0.0, 0.6, 1.0)[i % 3], 1 - 0.05 * (i % 2), i % 4, (i,))
+      for i in range(shift, shift + len(PROMPTS))
+    ]
+    engine.generate(weights, PROMPTS[shift:] + PROMPTS[:shift], each, keys(len(PROMPTS), shift))
+  most = (2 * 2, 3, 2 * 3 * 2)
+  assert all(f._cache_size() <= bound for f, bound in zip(programs, most))
 
 
 @pytest.mark.parametrize(
@@ -191,3 +201,13 @@ def test_rows_split_over_devices_give_the_same_samples(mesh):
   np.testing.assert_array_equal(samples.tokens_BT, wanted.tokens_BT)
   np.testing.assert_array_equal(samples.lengths_B, wanted.lengths_B)
   np.testing.assert_allclose(samples.logprobs_BT, wanted.logprobs_BT, atol=1e-4)
+
+
+def test_prepared_weights_are_kept_while_the_weights_live():
+  model, weights = random_weights(QWEN)
+  engine = ENGINE(model)
+  engine.generate(weights, [[1]], dataclasses.replace(PARAMS, max_new=1), keys(1))
+  first = engine._prepared(weights)
+  assert engine._prepared(weights) is first
+  assert engine._prepared(dataclasses.replace(weights)) is not first  # and dies at once
+  assert not engine._held

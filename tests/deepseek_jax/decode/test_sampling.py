@@ -11,15 +11,27 @@ from scipy import stats
 from deepseek_jax.decode import sampling
 
 DRAWS = 40_000
-sample_token = jax.jit(sampling.sample_token)
+compiled = jax.jit(sampling.sample_token)
 nucleus = jax.jit(sampling.nucleus)
+top_k = jax.jit(sampling.top_k)
 
 
-def draws(logits_V, temperature, top_p, seed=0):
+def sample_token(logits, keys, temperature, top_p, top_k=0):
+  """One rule for all rows, or one for each."""
+  shape = len(logits)
+  rule = sampling.Rule(
+    jnp.broadcast_to(jnp.float32(temperature), shape),
+    jnp.broadcast_to(jnp.float32(top_p), shape),
+    jnp.broadcast_to(jnp.int32(top_k), shape),
+  )
+  return compiled(logits, keys, rule)
+
+
+def draws(logits_V, temperature, top_p, seed=0, top_k=0):
   """Counts of DRAWS tokens, each of its own key."""
   keys = sampling.sample_keys(seed, 0, jnp.arange(DRAWS), jnp.zeros(DRAWS, int))
   logits = jnp.broadcast_to(logits_V, (DRAWS, len(logits_V)))
-  tokens, _ = sample_token(logits, keys, temperature, top_p)
+  tokens, _ = sample_token(logits, keys, temperature, top_p, top_k)
   return np.bincount(tokens, minlength=len(logits_V))
 
 
@@ -49,7 +61,7 @@ def test_draws_follow_the_nucleus():
 
 def test_successive_tokens_of_a_sample_are_independent():
   key = sampling.sample_keys(3, 1, jnp.array([5]), jnp.array([2]))
-  keys = jax.vmap(lambda t: sampling.token_keys(key, t)[0])(jnp.arange(DRAWS))
+  keys = sampling.token_keys(jnp.broadcast_to(key, DRAWS), jnp.arange(DRAWS))
   tokens, _ = sample_token(jnp.zeros((DRAWS, 4)), keys, 1.0, 1.0)
   pairs = np.bincount(np.asarray(tokens[:-1]) * 4 + np.asarray(tokens[1:]), minlength=16)
   assert chi_square(pairs, np.full(16, 1 / 16)) > 1e-3
@@ -86,7 +98,7 @@ def test_nucleus_is_the_smallest_set_that_reaches_top_p(weights, percent):
   probs = np.array(weights, np.float64)
   probs = np.append(probs, 512 - probs.sum()) / 512
   top_p = percent / 100
-  kept = np.asarray(nucleus(jnp.asarray(probs[None], jnp.float32), np.float32(top_p)))[0]
+  kept = np.asarray(nucleus(jnp.asarray(probs[None], jnp.float32), np.float32([top_p])))[0]
   order = np.argsort(-probs, kind="stable")
   size = int(np.searchsorted(np.cumsum(probs[order]), np.float32(top_p))) + 1
   expected = np.zeros_like(probs)
@@ -96,19 +108,37 @@ def test_nucleus_is_the_smallest_set_that_reaches_top_p(weights, percent):
 
 def test_nucleus_keeps_one_token_and_all_at_the_ends():
   probs = jnp.full((1, 8), 1 / 8)
-  assert (nucleus(probs, 1e-6)[0] > 0).tolist() == [True] + [False] * 7
-  assert (nucleus(probs, 1.0)[0] > 0).all()
+  assert (nucleus(probs, jnp.array([1e-6]))[0] > 0).tolist() == [True] + [False] * 7
+  assert (nucleus(probs, jnp.ones(1))[0] > 0).all()
 
 
-def test_changing_temperature_and_top_p_compiles_nothing():
-  traces = []
+def test_top_k_keeps_the_first_of_equals_and_normalises_again():
+  probs = jnp.array([[0.2, 0.3, 0.2, 0.2, 0.1], [0.5, 0.0, 0.25, 0.0, 0.25]])
+  kept = np.asarray(top_k(probs, jnp.array([3, 0])))
+  np.testing.assert_allclose(kept[0], np.array([0.2, 0.3, 0.2, 0, 0]) / 0.7, rtol=1e-6)
+  np.testing.assert_allclose(kept[1], probs[1])
 
-  @jax.jit
-  def counted(*args):
-    traces.append(1)
-    return sampling.sample_token(*args)
 
-  keys = sampling.sample_keys(0, 0, jnp.arange(2), jnp.arange(2))
-  for temperature, top_p in [(0.0, 1.0), (0.6, 0.95), (1.0, 1.0)]:
-    counted(jnp.zeros((2, 5)), keys, np.float32(temperature), np.float32(top_p))
-  assert len(traces) == 1
+def test_draws_follow_top_k_then_the_nucleus_of_what_is_left():
+  """As transformers does: the four best are normalised again before the nucleus is taken."""
+  probs = np.asarray(jax.nn.softmax(LOGITS), np.float64)
+  order = np.argsort(-probs)
+  probs[order[4:]] = 0
+  probs /= probs.sum()
+  size = int(np.searchsorted(np.cumsum(probs[order]), 0.8)) + 1
+  probs[order[size:]] = 0
+  assert chi_square(draws(LOGITS, 1.0, 0.8, top_k=4), probs) > 1e-3
+
+
+def test_each_row_has_its_own_rule():
+  """The rows of a mixed batch draw what they draw in a batch of their own kind."""
+  rng = np.random.default_rng(0)
+  logits = jnp.asarray(rng.normal(size=(60, 11)), jnp.float32)
+  keys = sampling.sample_keys(0, 0, jnp.arange(60), jnp.zeros(60, int))
+  kinds = [(0.0, 1.0, 0), (1.0, 1.0, 0), (0.7, 0.6, 0), (1.3, 1.0, 3), (1.0, 0.5, 4)]
+  each = [kinds[i % 5] for i in range(60)]
+  mixed, logprobs = sample_token(logits, keys, *map(np.array, zip(*each)))
+  for k, kind in enumerate(kinds):
+    alone, alone_logprobs = sample_token(logits, keys, *kind)
+    np.testing.assert_array_equal(mixed[k::5], alone[k::5])
+    np.testing.assert_allclose(logprobs[k::5], alone_logprobs[k::5], atol=1e-6)

@@ -1,0 +1,1 @@
+"""Matmuls of experts: each group of rows meets a matrix of its own."""

@@ -1,0 +1,1 @@
+"""What the kernels' tests share: difference measures and compilation without a device."""

@@ -3,6 +3,7 @@
 import deepseek_jax as ds
 model = ds.load("runs/r1")             # a workdir, or a Hugging Face directory
 model.generate("What is 3 + 4 * 2?", max_new=64)
+model.chat("What is 3 + 4 * 2?")       # a Reply: thinking, answer, how it ended
 model.logits(tokens_BT)                # float32 [B, T, V]
 """
 
@@ -18,9 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepseek_jax.config import ComputeConfig, ConfigError, ModelConfig, from_dict, require
+from deepseek_jax.data.conversation import Message, chat_prompt, stop_ids, text_prompt
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
-from deepseek_jax.decode.engine import SamplingParams, StaticEngine
+from deepseek_jax.decode.engine import SamplingParams, SlotEngine
+from deepseek_jax.decode.reply import Reply, ReplyStream
 from deepseek_jax.decode.sampling import sample_keys
+from deepseek_jax.decode.text import stop_strings
 from deepseek_jax.evaluate import charts
 from deepseek_jax.hub.safetensors import is_pretrained, save_pretrained
 from deepseek_jax.model import transformer
@@ -29,13 +33,14 @@ from deepseek_jax.recipe.job import r1_config
 from deepseek_jax.recipe.job import run_r1 as _run_r1
 from deepseek_jax.recipe.view import Picture, RunView, read_run
 from deepseek_jax.train.checkpoint import load_weights
-from deepseek_jax.train.start import load_start
+from deepseek_jax.train.start import load_stored
 from deepseek_jax.train.workdir import read_config
 from deepseek_jax.types import Params, Weights
 
 __all__ = ["Model", "expert_chart", "load", "read_run", "run_r1"]
 
 _LARGEST_BATCH = 64  # prompts sampled at once
+_STREAMED = 8  # tokens at a time, when one reads along
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,6 +51,7 @@ class Model:
   weights: Weights
   tokenizer: Tokenizer | None = None
   compute: ComputeConfig = ComputeConfig()
+  _engines: list[SlotEngine] = dataclasses.field(default_factory=list, init=False, repr=False)
 
   @property
   def params(self) -> Params:
@@ -81,31 +87,87 @@ class Model:
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    top_k: int = 0,
+    stop: str | Sequence[str] = (),
   ) -> Any:
     """What the model writes after each prompt, until its end token or `max_new` tokens.
 
     A text gives a text, a list of texts a list of texts, a list of lists of token ids a list of
     lists of token ids. Greedy unless `temperature` is set; a sample depends on `seed` and on its
-    prompt and place in the list, not on the prompts beside it.
+    prompt and place in the list, not on the prompts beside it. It ends before any text in `stop`.
     """
     if isinstance(prompts, str):
-      return self.generate([prompts], max_new, temperature, top_p, seed)[0]
+      return self.generate([prompts], max_new, temperature, top_p, seed, top_k, stop)[0]
     if len(prompts) == 0:
       return []
     texts = isinstance(prompts[0], str)
     tokens = [self._encode(p) if isinstance(p, str) else list(p) for p in prompts]
     batch = min(1 << (len(prompts) - 1).bit_length(), _LARGEST_BATCH)
-    stop = () if self.tokenizer is None else (self.tokenizer.eos_id,)
-    params = SamplingParams(max_new, float(temperature), float(top_p), stop)
+    params = self._params(max_new, temperature, top_p, top_k)
     places = np.arange(len(prompts))
     keys_B = sample_keys(seed, 0, places, 0 * places)
-    engine = StaticEngine(self.transformer, batch)
-    samples = engine.generate(self.weights, tokens, params, keys_B)
+    engine = self._engine(batch, steps=32)
+    halt = stop_strings(self.tokenizer, stop)
+    samples = engine.generate(self.weights, tokens, params, keys_B, halt)
     answers = [samples.answer(i) for i in range(len(samples))]
     if not texts:
       return answers
     assert self.tokenizer is not None
-    return [self.tokenizer.decode(answer) for answer in answers]
+    ended = {} if halt is None else halt.texts
+    decode = self.tokenizer.decode
+    return [ended[i] if i in ended else decode(answer) for i, answer in enumerate(answers)]
+
+  def stream(
+    self,
+    prompt: str | Sequence[Message],
+    max_new: int = 1024,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    top_k: int = 0,
+    stop: str | Sequence[str] = (),
+    think: bool | None = None,
+  ) -> ReplyStream:
+    """The reply to a text as it is, or to a conversation, piece by piece; see `chat`."""
+    require(self.tokenizer is not None, "the model has no tokenizer to read and write text with.")
+    assert self.tokenizer is not None
+    if isinstance(prompt, str):
+      asked = text_prompt(self.tokenizer, prompt)
+    else:
+      asked = chat_prompt(self.tokenizer, prompt, think)
+    room = self.config.max_context - len(asked.tokens)
+    require(
+      room > 0,
+      f"the prompt has {len(asked.tokens)} tokens, which leave no room in the model's context of "
+      f"{self.config.max_context}; shorten it, or start a new conversation.",
+    )
+    params = self._params(min(max_new, room), temperature, top_p, top_k)
+    keys_B = sample_keys(seed, 0, np.zeros(1, int), np.zeros(1, int))
+    halt = stop_strings(self.tokenizer, stop)
+    engine = self._engine(1, steps=_STREAMED)
+    events = engine.stream(self.weights, [asked.tokens], params, keys_B, halt)
+    return ReplyStream(events, self.tokenizer, asked.opened, halt)
+
+  def chat(
+    self,
+    messages: str | Sequence[Message],
+    max_new: int = 1024,
+    temperature: float = 0.6,
+    top_p: float = 0.95,
+    seed: int = 0,
+    top_k: int = 0,
+    stop: str | Sequence[str] = (),
+    think: bool | None = None,
+  ) -> Reply:
+    """The reply to a conversation, [{"role": "user", "content": ...}, ...], or to one question.
+
+    The conversation is told by the tokenizer's chat template; see `data.conversation`, also for
+    `think`. A reply has at most `max_new` tokens, and as many as the context has room for. The
+    sampling is R1's (2501.12948, section 3) unless set.
+    """
+    if isinstance(messages, str):
+      messages = [{"role": "user", "content": messages}]
+    return self.stream(messages, max_new, temperature, top_p, seed, top_k, stop, think).reply
 
   def expert_load(self, texts: Sequence[str]) -> np.ndarray:
     """How many tokens of the texts each expert gets, [expert layers, E].
@@ -122,21 +184,42 @@ class Model:
     out = transformer.forward(self.transformer, self.weights, jnp.asarray(tokens_BT), *span)
     return np.asarray(out.routing.load_LE)
 
-  def save(self, directory: str | os.PathLike[str], dtype: str = "float32") -> None:
-    """Writes a Hugging Face directory; see `hub.safetensors.save_pretrained`."""
-    save_pretrained(directory, self.config, self.weights, self.tokenizer, dtype)
+  def save(
+    self,
+    directory: str | os.PathLike[str],
+    dtype: str = "float32",
+    shard_bytes: float = 5e9,
+  ) -> None:
+    """Writes a Hugging Face directory in float32, bfloat16 or fp8; see `save_pretrained`."""
+    save_pretrained(directory, self.config, self.weights, self.tokenizer, dtype, shard_bytes)
+
+  def _engine(self, slots: int, steps: int) -> SlotEngine:
+    """The engine of the last call if it fits, for it holds the weights prepared."""
+    engine = SlotEngine(self.transformer, slots, steps)
+    if self._engines[-1:] != [engine]:
+      self._engines[:] = [engine]
+    return self._engines[-1]
+
+  def _params(self, max_new: int, temperature: float, top_p: float, top_k: int) -> SamplingParams:
+    ends = stop_ids(self.tokenizer)
+    return SamplingParams(max_new, float(temperature), float(top_p), top_k, ends)
 
   def _encode(self, prompt: str) -> list[int]:
     require(self.tokenizer is not None, "the model has no tokenizer; give prompts as token ids.")
     assert self.tokenizer is not None
-    bos = self.tokenizer.bos_id
-    return ([] if bos is None else [bos]) + self.tokenizer.encode(prompt)
+    return text_prompt(self.tokenizer, prompt).tokens
 
 
 def load(
-  path: str | os.PathLike[str], stage: str = "", compute: ComputeConfig | None = None
+  path: str | os.PathLike[str],
+  stage: str = "",
+  compute: ComputeConfig | None = None,
+  dtype: str = "float32",
 ) -> Model:
-  """The model in a workdir or a Hugging Face directory, in float32.
+  """The model in a workdir, a Hugging Face directory or a GGUF file.
+
+  FP8 weights of a Hugging Face directory stay FP8. Others become float32, or with dtype "stored"
+  stay bfloat16 where the files have that.
 
   Of the R1 recipe's workdir it is that of `stage`, without which it is r1, or while that is not
   finished the last finished stage of the same model. `compute` changes how it is run.
@@ -149,7 +232,7 @@ def load(
   recipe = folder.is_dir() and not is_pretrained(folder) and "teacher" in read_config(folder)
   if not recipe:
     require(not stage, f"{folder} holds one model, not stages; leave out stage {stage!r}.")
-    config, weights, tokenizer = load_start(folder)
+    config, weights, tokenizer = load_stored(folder, dtype=dtype)
     return Model(config, jax.device_put(weights), tokenizer, compute)
   values = read_config(folder)
   node = _finished_stage(folder, stage)

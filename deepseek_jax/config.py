@@ -199,20 +199,30 @@ class ModelConfig:
     return 0.5 / self.d_model**0.5 if self.init_std is None else self.init_std
 
 
+PRECISIONS = ("plain", "bfloat16", "fp8", "fp8_gradient_blocks")  # see ops/precision.py
+
+
 @dataclasses.dataclass(frozen=True)
 class ComputeConfig:
-  """How the arithmetic is carried out; it never changes what is computed."""
+  """How the arithmetic is carried out; what is computed it changes by rounding at most."""
 
   dtype: str = "float32"  # of activations and matmuls: float32 | bfloat16
+  precision: str = "plain"  # of linear layers: one of PRECISIONS
+  kernels: str = "auto"  # auto (on a Hopper GPU or a TPU) | off | ref | xla | tpu | mgpu
   remat: str = "none"  # none | full | dots
   unroll: int = 8  # stacks of at most so many layers run without a loop
   attention_block: int = 1024  # keys above this use blockwise attention, in blocks of this size
-  dispatch: str = "auto"  # auto | dense | capacity: see ops/dispatch.py
+  dispatch: str = "auto"  # auto | dense | capacity | grouped: see ops/dispatch.py
 
   def __post_init__(self) -> None:
     require(
       self.dtype in ("float32", "bfloat16"),
       f"compute.dtype is {self.dtype!r}; use float32 or bfloat16.",
+    )
+    require(
+      self.precision in PRECISIONS,
+      f"compute.precision is {self.precision!r}; use {', '.join(PRECISIONS[:-1])} or "
+      f"{PRECISIONS[-1]}.",
     )
     require(
       self.remat in ("none", "full", "dots"),
@@ -224,8 +234,12 @@ class ComputeConfig:
       f"compute.attention_block is {self.attention_block}; it must be positive.",
     )
     require(
-      self.dispatch in ("auto", "dense", "capacity"),
-      f"compute.dispatch is {self.dispatch!r}; use auto, dense or capacity.",
+      self.kernels in ("auto", "off", "ref", "xla", "tpu", "mgpu"),
+      f"compute.kernels is {self.kernels!r}; use auto, off, ref, xla, tpu or mgpu.",
+    )
+    require(
+      self.dispatch in ("auto", "dense", "capacity", "grouped"),
+      f"compute.dispatch is {self.dispatch!r}; use auto, dense, capacity or grouped.",
     )
 
 

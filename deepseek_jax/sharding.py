@@ -29,6 +29,7 @@ from jax.sharding import PartitionSpec as P
 
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.ops.dispatch import default_capacity, expert_ffn
+from deepseek_jax.ops.precision import PLAIN, Precision
 
 AXES = ("data", "fsdp", "expert", "tensor")
 ROWS = ("data", "fsdp")
@@ -179,6 +180,7 @@ def sharded_expert_ffn(
   down_EFD: jax.Array,
   *,
   implementation: str = "auto",
+  precision: Precision = PLAIN,
 ) -> jax.Array:
   """`ops.dispatch.expert_ffn` over a mesh: own experts on gathered tokens, then a sum.
 
@@ -202,6 +204,7 @@ def sharded_expert_ffn(
       up_EDF,
       down_EFD,
       implementation=implementation,
+      precision=precision,
       first_expert=first,
       capacity=default_capacity(*experts_NA.shape, E),  # the router chooses among all of them
     )

@@ -7,6 +7,7 @@ Every array name ends in its axes, `x_BTD`; so does every parameter, `gate_EDF`,
   D model width       W 2 * D (MTP input)    F feed-forward width     V vocabulary
   H query heads       G key/value heads      K no-position head dim   R rotary head dim
   U value head dim    C key/value latent     Q query latent           L layers
+  X C + R: a token's entry in MLA's cache
   E experts           A active experts       Z expert groups          P MTP depth
   J samples per prompt                       M micro-batches
 """

@@ -9,11 +9,12 @@ from deepseek_jax.model.gqa import GQA
 from deepseek_jax.model.layers import FeedForward, norm_scale, rms_norm
 from deepseek_jax.model.mla import MLA
 from deepseek_jax.model.moe import MoE
+from deepseek_jax.ops.precision import precision_of
 from deepseek_jax.types import Routing, Span
 
 
 class Block(nn.Module):
-  """A layer as the body of a scan: the hidden state is carried, the rest goes in and out."""
+  """A layer in the form of a scan's body: the hidden state is carried, the rest comes and goes."""
 
   config: ModelConfig
   compute: ComputeConfig
@@ -23,8 +24,8 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x_BTD, bias_E, cache, rotation, queries: Span, keys: Span, index):
-    """Returns the hidden state, and (Routing or None, new cache entries or None)."""
-    c = self.config
+    """Returns the hidden state, and (Routing or None, the layer's cache or None)."""
+    c, precision = self.config, precision_of(self.compute, self.mesh)
     scale_D = norm_scale(self, "attention_norm_D", c.d_model)
     attended, cache = self._attention(
       rms_norm(x_BTD, scale_D, c.norm_eps), rotation, queries, keys, cache, index
@@ -32,19 +33,21 @@ class Block(nn.Module):
     x_BTD = x_BTD + attended
     h_BTD = rms_norm(x_BTD, norm_scale(self, "ffn_norm_D", c.d_model), c.norm_eps)
     if not self.experts:
-      return x_BTD + FeedForward(c.d_model, c.dense_ff, c.std, name="ffn")(h_BTD), (None, cache)
+      dense = FeedForward(c.d_model, c.dense_ff, c.std, precision, name="ffn")
+      return x_BTD + dense(h_BTD), (None, cache)
     assert c.moe is not None
-    ffn = MoE(c.d_model, c.moe, c.std, self.compute.dispatch, self.mesh, name="ffn")
+    ffn = MoE(c.d_model, c.moe, c.std, self.compute.dispatch, self.mesh, precision, name="ffn")
     out_BTD, report = ffn(h_BTD, queries.segments_BT, bias_E)
     return x_BTD + out_BTD, (report, cache)
 
   def _attention(self, x_BTD, rotation, queries: Span, keys: Span, cache, index):
     """Dispatches on the kind of attention, which is data: the type of its configuration."""
-    c, block = self.config, self.compute.attention_block
+    c = self.config
+    how = (self.compute.attention_block, precision_of(self.compute, self.mesh))
     if isinstance(c.attention, MLAConfig):
-      mla = MLA(c.d_model, c.heads, c.attention, c.rope, c.norm_eps, c.std, block, name="attention")
+      mla = MLA(c.d_model, c.heads, c.attention, c.rope, c.norm_eps, c.std, *how, name="attention")
       return mla(x_BTD, rotation, queries, keys, cache, index, self.absorbed)
-    gqa = GQA(c.d_model, c.heads, c.attention, c.rope, c.std, block, name="attention")
+    gqa = GQA(c.d_model, c.heads, c.attention, c.rope, c.std, *how, name="attention")
     return gqa(x_BTD, rotation, queries, keys, cache, index)
 
 

@@ -1,5 +1,7 @@
 """The cache of a decoding model: an argument and a result, never hidden state."""
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -7,66 +9,74 @@ import jax.numpy as jnp
 from deepseek_jax.config import MLAConfig, ModelConfig
 from deepseek_jax.types import Span
 
+Entry = dict[str, jax.Array]  # one layer's arrays
+
 
 @flax.struct.dataclass
 class DecodeCache:
   """Keys and values of `slots` past tokens per row.
 
-  `layers` holds one entry per stack of layers ("dense", "moe"), each a dict of arrays with a
-  leading layer axis: MLA keeps the normed latent `latent_LBSC` and the rotated shared key
-  `rope_LBSR`; grouped-query attention keeps `k_LBGSK` and `v_LBGSK`. Every row writes the same
-  slots, so prompts are padded on the left; a slot not yet written has segment -1.
+  `layers` holds an entry per layer: MLA keeps the normed latent and behind it the rotated shared
+  key, `kv_BSX`, which is 576 numbers per token and layer in V3; grouped-query attention keeps
+  `k_BSGK` and `v_BSGK`. Every row writes the same slots, so prompts are padded on the left; what a
+  row may see is told by `span`, in which a slot not yet written has segment -1. Layers are arrays
+  of their own, so that a step writes in place and copies nothing.
   """
 
-  layers: dict[str, dict[str, jax.Array]]
+  layers: tuple[Entry, ...]
   span: Span
   index: jax.Array  # int32 scalar: the next slot to write
 
 
 def init_cache(
-  config: ModelConfig, batch: int, slots: int, dtype: jnp.dtype = jnp.float32
+  config: ModelConfig, batch: int, slots: int, dtype: jnp.dtype = jnp.float32, layers: int = 0
 ) -> DecodeCache:
-  """An empty cache of `slots` tokens for each of `batch` rows."""
-  stacks = {"dense": config.dense_layers, "moe": config.expert_layers}
-  layers = {
-    name: _layer_arrays(config, count, batch, slots, dtype)
-    for name, count in stacks.items()
-    if count
-  }
+  """An empty cache of `slots` tokens for each of `batch` rows; of `layers` layers if not all."""
+  entries = tuple(_entry(config, batch, slots, dtype) for _ in range(layers or config.layers))
   span = Span(jnp.zeros((batch, slots), jnp.int32), jnp.full((batch, slots), -1, jnp.int32))
-  return DecodeCache(layers, span, jnp.zeros((), jnp.int32))
+  return DecodeCache(entries, span, jnp.zeros((), jnp.int32))
 
 
-def _layer_arrays(config: ModelConfig, count: int, batch: int, slots: int, dtype):
-  """The empty arrays of one stack of `count` layers."""
+def _entry(config: ModelConfig, batch: int, slots: int, dtype: jnp.dtype) -> Entry:
   attention = config.attention
   if isinstance(attention, MLAConfig):
-    return {
-      "latent_LBSC": jnp.zeros((count, batch, slots, attention.kv_latent), dtype),
-      "rope_LBSR": jnp.zeros((count, batch, slots, attention.rope_dim), dtype),
-    }
-  shape = (count, batch, attention.kv_heads, slots, attention.head_dim)
-  return {"k_LBGSK": jnp.zeros(shape, dtype), "v_LBGSK": jnp.zeros(shape, dtype)}
+    width = attention.kv_latent + attention.rope_dim
+    return {"kv_BSX": jnp.zeros((batch, slots, width), dtype)}
+  shape = (batch, slots, attention.kv_heads, attention.head_dim)
+  return {"k_BSGK": jnp.zeros(shape, dtype), "v_BSGK": jnp.zeros(shape, dtype)}
 
 
-def write(old: jax.Array, new: jax.Array, index: jax.Array, axis: int) -> jax.Array:
-  """`old` with `new` at slots [index, index + T) of `axis`."""
-  return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), index, axis)
+def write(entry: Entry, new: Entry, index: jax.Array) -> Entry:
+  """The entry with `new` tokens at slots [index, index + T).
 
-
-def cache_after(
-  cache: DecodeCache, new: dict[str, dict[str, jax.Array]], span: Span, count: int
-) -> DecodeCache:
-  """The cache with all layers' entries for `count` new tokens written in one go.
-
-  The scan over layers gives out only these entries. Were each layer to give out its whole cache,
-  a decoding step would copy all of it several times over, which cost more than the attention.
+  A single row is written without its axis, as the products that read it have none either: XLA on a
+  CPU would write once for them and once for what is kept, with copies of the old entry for both.
   """
-  layers = {
-    stack: {
-      name: write(x, new[stack][name], cache.index, name.rpartition("_")[2].index("S"))
-      for name, x in arrays.items()
-    }
-    for stack, arrays in cache.layers.items()
-  }
-  return DecodeCache(layers, span, cache.index + count)
+
+  def put(old: jax.Array, x: jax.Array) -> jax.Array:
+    x = x.astype(old.dtype)
+    if len(old) == 1:
+      return jax.lax.dynamic_update_slice_in_dim(old[0], x[0], index, 0)[None]
+    return jax.lax.dynamic_update_slice_in_dim(old, x, index, 1)
+
+  return {name: put(old, new[name]) for name, old in entry.items()}
+
+
+def squeeze(cache: DecodeCache) -> DecodeCache:
+  """As loops carry the cache: of a single row, its layers' entries without that axis."""
+  if len(cache.span.positions_BT) > 1:
+    return cache
+  return dataclasses.replace(cache, layers=jax.tree.map(lambda x: x[0], cache.layers))
+
+
+def unsqueeze(cache: DecodeCache) -> DecodeCache:
+  """The inverse of `squeeze`."""
+  if len(cache.span.positions_BT) > 1:
+    return cache
+  return dataclasses.replace(cache, layers=jax.tree.map(lambda x: x[None], cache.layers))
+
+
+def extend(span: Span, new: Span, index: jax.Array) -> Span:
+  """The cache's span with the new tokens' at slots [index, index + T)."""
+  put = jax.lax.dynamic_update_slice_in_dim
+  return jax.tree.map(lambda old, x: put(old, x, index, 1), span, new)

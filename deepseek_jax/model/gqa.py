@@ -9,6 +9,7 @@ from deepseek_jax.model.cache import write
 from deepseek_jax.model.layers import matrix
 from deepseek_jax.ops.attention import attend
 from deepseek_jax.ops.linear import from_heads, to_heads
+from deepseek_jax.ops.precision import PLAIN, Precision
 from deepseek_jax.ops.rope import rotate, softmax_scale
 from deepseek_jax.types import Span
 
@@ -22,12 +23,13 @@ class GQA(nn.Module):
   rope: RopeConfig
   std: float
   block: int
+  precision: Precision = PLAIN
 
   @nn.compact
   def __call__(
     self, x_BTD, rotation: tuple[jax.Array, jax.Array], queries: Span, keys: Span, cache, index
   ):
-    """Returns the output [B, T, D] and what the tokens add to the cache (None without one)."""
+    """Returns the output [B, T, D] and the layer's cache with the tokens in it, if there is one."""
     c, D = self.config, self.d_model
     q_BTHK = self._project(x_BTD, "q_DHK", "q_bias_HK", self.heads)
     k_BSGK = self._project(x_BTD, "k_DGK", "k_bias_GK", c.kv_heads)
@@ -35,27 +37,20 @@ class GQA(nn.Module):
     q_BTHK = rotate(q_BTHK, *rotation, interleaved=False)
     k_BSGK = rotate(k_BSGK, *rotation, interleaved=False)
     if cache is not None:
-      past, cache = (
-        cache,
-        {
-          "k_LBGSK": jnp.swapaxes(k_BSGK, 1, 2),
-          "v_LBGSK": jnp.swapaxes(v_BSGK, 1, 2),
-        },
-      )
-      k_BGSK = write(past["k_LBGSK"], cache["k_LBGSK"], index, 2)
-      v_BGSK = write(past["v_LBGSK"], cache["v_LBGSK"], index, 2)
-      k_BSGK = jnp.swapaxes(k_BGSK, 1, 2).astype(x_BTD.dtype)
-      v_BSGK = jnp.swapaxes(v_BGSK, 1, 2).astype(x_BTD.dtype)
+      cache = write(cache, {"k_BSGK": k_BSGK, "v_BSGK": v_BSGK}, index)
+      k_BSGK = cache["k_BSGK"].astype(x_BTD.dtype)
+      v_BSGK = cache["v_BSGK"].astype(x_BTD.dtype)
     scale = softmax_scale(self.rope, c.head_dim)
     out_BTHK = attend(q_BTHK, k_BSGK, v_BSGK, queries, keys, scale, self.block)
-    out_HKD = matrix(self, "out_HKD", (self.heads, c.head_dim, D), self.std).astype(x_BTD.dtype)
-    return from_heads(out_BTHK, out_HKD), cache
+    out_HKD = matrix(self, "out_HKD", (self.heads, c.head_dim, D), self.std)
+    out_HKD = self.precision.operand(out_HKD, x_BTD.dtype)
+    return from_heads(out_BTHK, out_HKD, self.precision), cache
 
   def _project(self, x_BTD: jax.Array, name: str, bias: str, heads: int) -> jax.Array:
     """One of the three projections, [B, T, heads, K]."""
     c = self.config
-    kernel = matrix(self, name, (self.d_model, heads, c.head_dim), self.std).astype(x_BTD.dtype)
-    out = to_heads(x_BTD, kernel)
+    kernel = matrix(self, name, (self.d_model, heads, c.head_dim), self.std)
+    out = to_heads(x_BTD, self.precision.operand(kernel, x_BTD.dtype), self.precision)
     if c.qkv_bias:
       shape = (heads, c.head_dim)
       out = out + self.param(bias, nn.initializers.zeros, shape, jnp.float32).astype(x_BTD.dtype)

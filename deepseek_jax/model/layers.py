@@ -1,17 +1,25 @@
 """Normalisation, the dense feed-forward, and how a parameter is initialised."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deepseek_jax.ops.linear import linear
+from deepseek_jax.ops.feed_forward import feed_forward
+from deepseek_jax.ops.precision import PLAIN, Precision
+from deepseek_jax.ops.strips import Strips
 
 
-def matrix(module: nn.Module, name: str, shape: tuple[int, ...], std: float) -> jax.Array:
+def matrix(module: nn.Module, name: str, shape: tuple[int, ...], std: float) -> Any:
   """A float32 parameter of `module`; its name ends in its axes.
 
   Its initialiser says the deviation only: `init_weights` draws all parameters at once.
   """
+  if module.has_variable("params", name):
+    held: Any = module.get_variable("params", name)
+    if isinstance(held, Strips):  # of another shape, which Flax would refuse
+      return held
   return module.param(name, nn.initializers.constant(std), shape, jnp.float32)
 
 
@@ -33,11 +41,13 @@ class FeedForward(nn.Module):
   d_model: int
   width: int
   std: float
+  precision: Precision = PLAIN
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     D, F = self.d_model, self.width
-    gate_DF = matrix(self, "gate_DF", (D, F), self.std).astype(x_BTD.dtype)
-    up_DF = matrix(self, "up_DF", (D, F), self.std).astype(x_BTD.dtype)
-    down_FD = matrix(self, "down_FD", (F, D), self.std).astype(x_BTD.dtype)
-    return linear(jax.nn.silu(linear(x_BTD, gate_DF)) * linear(x_BTD, up_DF), down_FD)
+    gate_DF, up_DF, down_FD = (
+      self.precision.operand(matrix(self, name, shape, self.std), x_BTD.dtype)
+      for name, shape in (("gate_DF", (D, F)), ("up_DF", (D, F)), ("down_FD", (F, D)))
+    )
+    return feed_forward(x_BTD, gate_DF, up_DF, down_FD, self.precision)

@@ -11,10 +11,12 @@ import jax.numpy as jnp
 from deepseek_jax.config import MLAConfig, RopeConfig
 from deepseek_jax.model.cache import write
 from deepseek_jax.model.layers import matrix, norm_scale, rms_norm
-from deepseek_jax.ops.attention import attend
+from deepseek_jax.ops.attention import attend, visible_BTS
 from deepseek_jax.ops.linear import from_heads, linear, to_heads
+from deepseek_jax.ops.precision import PLAIN, Precision
 from deepseek_jax.ops.rope import rotate, softmax_scale
 from deepseek_jax.types import Span
+from pallas_kernels.mla.api import mla_decode
 
 
 class MLA(nn.Module):
@@ -27,6 +29,7 @@ class MLA(nn.Module):
   norm_eps: float
   std: float
   block: int
+  precision: Precision = PLAIN
 
   @nn.compact
   def __call__(
@@ -39,36 +42,65 @@ class MLA(nn.Module):
     index,
     absorbed: bool,
   ):
-    """Returns the output [B, T, D] and what the tokens add to the cache (None without one)."""
+    """Returns the output [B, T, D] and the layer's cache with the tokens in it, if there is one."""
     c = self.config
     q_nope_BTHK, q_rope_BTHR = self._queries(x_BTD, rotation)
     latent_BSC, rope_BSR = self._latent(x_BTD, rotation)
     if cache is not None:
-      past, cache = cache, {"latent_LBSC": latent_BSC, "rope_LBSR": rope_BSR}
-      latent_BSC = write(past["latent_LBSC"], latent_BSC, index, 1)
-      rope_BSR = write(past["rope_LBSR"], rope_BSR, index, 1)
-      latent_BSC, rope_BSR = latent_BSC.astype(x_BTD.dtype), rope_BSR.astype(x_BTD.dtype)
-    k_up_CHK = self._matrix("k_up_CHK", (c.kv_latent, self.heads, c.nope_dim), x_BTD)
-    v_up_CHU = self._matrix("v_up_CHU", (c.kv_latent, self.heads, c.v_dim), x_BTD)
+      kv_BSX = jnp.concatenate([latent_BSC, rope_BSR], axis=-1)
+      cache = write(cache, {"kv_BSX": kv_BSX}, index)
+      kv_BSX = cache["kv_BSX"].astype(x_BTD.dtype)
+      latent_BSC, rope_BSR = kv_BSX[..., : c.kv_latent], kv_BSX[..., c.kv_latent :]
+    elif absorbed:
+      kv_BSX = jnp.concatenate([latent_BSC, rope_BSR], axis=-1)
+    k_up_HCK, v_up_HCU = self._up_projections(x_BTD)
     scale = softmax_scale(self.rope, c.nope_dim + c.rope_dim)
     if absorbed:
-      q_BTHC = jnp.einsum("bthk,chk->bthc", q_nope_BTHK, k_up_CHK)
-      q = jnp.concatenate([q_BTHC, q_rope_BTHR], axis=-1)
-      k = jnp.concatenate([latent_BSC, rope_BSR], axis=-1)[:, :, None]
-      mixed_BTHC = attend(q, k, latent_BSC[:, :, None], queries, keys, scale, self.block)
-      out_BTHU = jnp.einsum("bthc,chu->bthu", mixed_BTHC, v_up_CHU)
+      k_up_HCK, v_up_HCU = k_up_HCK.astype(x_BTD.dtype), v_up_HCU.astype(x_BTD.dtype)
+      q_BTHC = jnp.einsum("bthk,hck->bthc", q_nope_BTHK, k_up_HCK)
+      q_BTHX = jnp.concatenate([q_BTHC, q_rope_BTHR], axis=-1)
+      mixed_BTHC = self._mix(q_BTHX, kv_BSX, queries, keys, scale)
+      out_BTHU = jnp.einsum("bthc,hcu->bthu", mixed_BTHC, v_up_HCU)
     else:
       q = jnp.concatenate([q_nope_BTHK, q_rope_BTHR], axis=-1)
-      k_nope = to_heads(latent_BSC, k_up_CHK)
+      k_nope = to_heads(latent_BSC, jnp.swapaxes(k_up_HCK, 0, 1), self.precision)
       k_rope = jnp.broadcast_to(rope_BSR[:, :, None], (*k_nope.shape[:3], c.rope_dim))
-      v_BSHU = to_heads(latent_BSC, v_up_CHU)
+      v_BSHU = to_heads(latent_BSC, jnp.swapaxes(v_up_HCU, 0, 1), self.precision)
       k = jnp.concatenate([k_nope, k_rope], axis=-1)
       out_BTHU = attend(q, k, v_BSHU, queries, keys, scale, self.block)
     out_HUD = self._matrix("out_HUD", (self.heads, c.v_dim, self.d_model), x_BTD)
-    return from_heads(out_BTHU, out_HUD), cache
+    return from_heads(out_BTHU, out_HUD, self.precision), cache
+
+  def _mix(self, q_BTHX, kv_BSX, queries: Span, keys: Span, scale: float) -> jax.Array:
+    """Absorbed attention's weighted sums of latents [B, T, H, C]."""
+    C = self.config.kv_latent
+    if q_BTHX.shape[1] == 1 and self.precision.kernels != "off":
+      args = q_BTHX[:, 0], kv_BSX, visible_BTS(queries, keys)[:, 0]
+      implementation = self.precision.implementation
+      return mla_decode(*args, latent=C, scale=scale, implementation=implementation)[:, None]
+    kv_BSGX = kv_BSX[:, :, None]  # one head of keys, which are the values too
+    mixed_BTHX = attend(q_BTHX, kv_BSGX, kv_BSGX, queries, keys, scale, self.block)
+    return mixed_BTHX[..., :C]  # cheaper than to cut the cache
 
   def _matrix(self, name: str, shape: tuple[int, ...], x: jax.Array) -> jax.Array:
-    return matrix(self, name, shape, self.std).astype(x.dtype)
+    return self.precision.operand(matrix(self, name, shape, self.std), x.dtype)
+
+  def _up_projections(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """From the latent to the heads' keys [H, C, K] and values [H, C, U].
+
+    Absorbed, they are a product per head: weights prepared for decoding hold them in that order
+    (`decode.weights`), others are transposed here.
+    """
+    c, H = self.config, self.heads
+    if self.has_variable("params", "k_up_HCK"):
+      k_up_HCK = self._matrix("k_up_HCK", (H, c.kv_latent, c.nope_dim), x_BTD)
+      return k_up_HCK, self._matrix("v_up_HCU", (H, c.kv_latent, c.v_dim), x_BTD)
+    k_up_CHK = self._matrix("k_up_CHK", (c.kv_latent, H, c.nope_dim), x_BTD)
+    v_up_CHU = self._matrix("v_up_CHU", (c.kv_latent, H, c.v_dim), x_BTD)
+    return jnp.swapaxes(k_up_CHK, 0, 1), jnp.swapaxes(v_up_CHU, 0, 1)
+
+  def _linear(self, x: jax.Array, w: jax.Array) -> jax.Array:
+    return linear(x, w, self.precision)
 
   def _queries(
     self, x_BTD: jax.Array, rotation: tuple[jax.Array, jax.Array]
@@ -80,19 +112,19 @@ class MLA(nn.Module):
       rope = self._matrix("q_rope_DHR", (D, H, c.rope_dim), x_BTD)
       source = x_BTD
     else:
-      latent_BTQ = linear(x_BTD, self._matrix("q_down_DQ", (D, c.q_latent), x_BTD))
+      latent_BTQ = self._linear(x_BTD, self._matrix("q_down_DQ", (D, c.q_latent), x_BTD))
       source = rms_norm(latent_BTQ, norm_scale(self, "q_norm_Q", c.q_latent), self.norm_eps)
       up = self._matrix("q_up_QHK", (c.q_latent, H, c.nope_dim), x_BTD)
       rope = self._matrix("q_rope_QHR", (c.q_latent, H, c.rope_dim), x_BTD)
-    q_rope_BTHR = rotate(to_heads(source, rope), *rotation, interleaved=True)
-    return to_heads(source, up), q_rope_BTHR
+    q_rope_BTHR = rotate(to_heads(source, rope, self.precision), *rotation, interleaved=True)
+    return to_heads(source, up, self.precision), q_rope_BTHR
 
   def _latent(
     self, x_BTD: jax.Array, rotation: tuple[jax.Array, jax.Array]
   ) -> tuple[jax.Array, jax.Array]:
     """The normed key/value latent and the rotated key that all heads share."""
     c, D = self.config, self.d_model
-    latent_BTC = linear(x_BTD, self._matrix("kv_down_DC", (D, c.kv_latent), x_BTD))
+    latent_BTC = self._linear(x_BTD, self._matrix("kv_down_DC", (D, c.kv_latent), x_BTD))
     latent_BTC = rms_norm(latent_BTC, norm_scale(self, "kv_norm_C", c.kv_latent), self.norm_eps)
-    rope_BTR = linear(x_BTD, self._matrix("k_rope_DR", (D, c.rope_dim), x_BTD))
+    rope_BTR = self._linear(x_BTD, self._matrix("k_rope_DR", (D, c.rope_dim), x_BTD))
     return latent_BTC, rotate(rope_BTR[:, :, None], *rotation, interleaved=True)[:, :, 0]

@@ -3,6 +3,8 @@
 The router computes in float32 (as transformers does; DeepSeek's demo uses the activation dtype).
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from deepseek_jax.config import MoEConfig
 from deepseek_jax.model.layers import FeedForward, matrix
 from deepseek_jax.ops import routing
 from deepseek_jax.ops.dispatch import expert_ffn
+from deepseek_jax.ops.precision import PLAIN, Precision
 from deepseek_jax.sharding import sharded_expert_ffn
 from deepseek_jax.types import Routing
 
@@ -23,6 +26,7 @@ class MoE(nn.Module):
   std: float
   dispatch: str
   mesh: jax.sharding.Mesh | None
+  precision: Precision = PLAIN
 
   @nn.compact
   def __call__(self, x_BTD, segments_BT, bias_E) -> tuple[jax.Array, Routing]:
@@ -31,13 +35,14 @@ class MoE(nn.Module):
     B, T, _ = x_BTD.shape
     x_ND = x_BTD.reshape(B * T, D)
     router_DE = matrix(self, "router_DE", (D, c.experts), self.std)
-    scores_NE = routing.affinities(x_ND.astype(jnp.float32) @ router_DE, c.scoring)
-    experts_NA = routing.select(scores_NE, bias_E, c)
-    weights_NA = routing.combine_weights(scores_NE, experts_NA, c).astype(x_BTD.dtype)
-    out_ND = self._routed(x_ND, weights_NA, experts_NA)
+    logits_NE = x_ND.astype(jnp.float32) @ router_DE
+    routed = routing.route(logits_NE, bias_E, c, self.precision.implementation)
+    experts_NA, weights_NA = routed.experts_NA, routed.weights_NA.astype(x_BTD.dtype)
+    out_ND = self._routed(x_ND, weights_NA, routed)
     if c.shared:
-      out_ND += FeedForward(D, c.shared * c.expert_ff, self.std, name="shared")(x_ND)
-    valid_BT = segments_BT > 0
+      width = c.shared * c.expert_ff
+      out_ND += FeedForward(D, width, self.std, self.precision, name="shared")(x_ND)
+    valid_BT, scores_NE = segments_BT > 0, routing.affinities(logits_NE, c)
     report = Routing(
       load_LE=routing.load(routing.chosen_mask(experts_NA, c.experts), valid_BT.reshape(-1)),
       balance_L=routing.balance_loss(scores_NE.reshape(B, T, -1), valid_BT, c.top_k),
@@ -45,15 +50,14 @@ class MoE(nn.Module):
     )
     return out_ND.reshape(B, T, D), report
 
-  def _routed(self, x_ND: jax.Array, weights_NA: jax.Array, experts_NA: jax.Array) -> jax.Array:
+  def _routed(self, x_ND: jax.Array, weights_NA: jax.Array, routed: routing.Routed) -> jax.Array:
     """The weighted sum over each token's chosen experts."""
     E, D, F = self.config.experts, self.d_model, self.config.expert_ff
     stacks = [
-      matrix(self, name, shape, self.std).astype(x_ND.dtype)
+      self.precision.operand(matrix(self, name, shape, self.std), x_ND.dtype)
       for name, shape in (("gate_EDF", (E, D, F)), ("up_EDF", (E, D, F)), ("down_EFD", (E, F, D)))
     ]
+    how: dict[str, Any] = {"implementation": self.dispatch, "precision": self.precision}
     if self.mesh is None:
-      return expert_ffn(x_ND, weights_NA, experts_NA, *stacks, implementation=self.dispatch)
-    return sharded_expert_ffn(
-      self.mesh, x_ND, weights_NA, experts_NA, *stacks, implementation=self.dispatch
-    )
+      return expert_ffn(x_ND, weights_NA, routed.experts_NA, *stacks, routed=routed, **how)
+    return sharded_expert_ffn(self.mesh, x_ND, weights_NA, routed.experts_NA, *stacks, **how)

@@ -19,15 +19,20 @@ class MTPModule(nn.Module):
   config: ModelConfig
   compute: ComputeConfig
   mesh: jax.sharding.Mesh | None
+  absorbed: bool = False
 
   @nn.compact
-  def __call__(self, hidden_BTD, embedded_BTD, bias_E, rotation, span):
-    """Returns the module's hidden state, the same normed for the shared head, and its Routing."""
+  def __call__(
+    self, hidden_BTD, embedded_BTD, bias_E, rotation, span, cache=None, keys=None, index=None
+  ):
+    """Returns the module's hidden state, the same normed for the shared head, Routing and cache."""
     c, D = self.config, self.config.d_model
     left = rms_norm(embedded_BTD, norm_scale(self, "embed_norm_D", D), c.norm_eps)
     right = rms_norm(hidden_BTD, norm_scale(self, "hidden_norm_D", D), c.norm_eps)
     merge_WD = matrix(self, "merge_WD", (2 * D, D), c.std).astype(hidden_BTD.dtype)
     x_BTD = jnp.concatenate([left, right], axis=-1) @ merge_WD
-    block = Block(c, self.compute, self.mesh, c.moe is not None, name="block")
-    x_BTD, (report, _) = block(x_BTD, bias_E, None, rotation, span, span, None)
-    return x_BTD, rms_norm(x_BTD, norm_scale(self, "norm_D", D), c.norm_eps), report
+    block = Block(c, self.compute, self.mesh, c.moe is not None, self.absorbed, name="block")
+    keys = span if keys is None else keys
+    x_BTD, (report, cache) = block(x_BTD, bias_E, cache, rotation, span, keys, index)
+    normed_BTD = rms_norm(x_BTD, norm_scale(self, "norm_D", D), c.norm_eps)
+    return x_BTD, normed_BTD, report, cache

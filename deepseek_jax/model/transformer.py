@@ -1,10 +1,10 @@
 """The whole model: DeepSeek V3, V2, V2-Lite, and the dense students, by configuration.
 
 One definition trains, decodes (absorbed, with a cache) and exports. Layers without experts and
-layers with them are two scans; this is the only file that scans or rematerialises layers.
+layers with them are two scans, or one by one where they keep a cache (`layered`); this is the only
+file that scans or rematerialises layers.
 """
 
-import functools
 import typing
 
 import flax.linen as nn
@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from deepseek_jax.config import ComputeConfig, MLAConfig, ModelConfig
 from deepseek_jax.model.block import Block, no_routing
-from deepseek_jax.model.cache import DecodeCache, cache_after
+from deepseek_jax.model.cache import DecodeCache, Entry, extend
+from deepseek_jax.model.layered import is_layered, unstack
 from deepseek_jax.model.layers import matrix, norm_scale, rms_norm
 from deepseek_jax.model.mtp import MTPModule
 from deepseek_jax.ops.rope import angles
@@ -37,21 +38,30 @@ class Transformer(nn.Module):
   compute: ComputeConfig = ComputeConfig()
   mesh: jax.sharding.Mesh | None = None
   absorbed: bool = False
+  layered: bool = False  # the layers' parameters are apart: see model/layered.py
 
   def setup(self):
     c = self.config
     self.embed_VD = matrix(self, "embed_VD", (c.vocab, c.d_model), c.std)
-    if c.dense_layers:
+    if self.layered:
+      self.layers = [
+        Block(c, self.compute, self.mesh, i >= c.dense_layers, self.absorbed, name=f"layer_{i}")
+        for i in range(c.layers)
+      ]
+    elif c.dense_layers:
       self.dense = self._stack(c.dense_layers, experts=False)
-    if c.expert_layers:
+    if c.expert_layers and not self.layered:
       self.moe = self._stack(c.expert_layers, experts=True)
     self.norm_D = norm_scale(self, "norm_D", c.d_model)
     if not c.tied:
       self.head_DV = matrix(self, "head_DV", (c.d_model, c.vocab), c.std)
-    self.mtp = [MTPModule(c, self.compute, self.mesh, name=f"mtp_{k}") for k in range(c.mtp_depth)]
+    self.mtp = [
+      MTPModule(c, self.compute, self.mesh, self.absorbed, name=f"mtp_{k}")
+      for k in range(c.mtp_depth)
+    ]
 
   def _stack(self, length: int, experts: bool) -> nn.Module:
-    """`length` blocks, scanned: bias and cache go in, Routing and new cache entries come out.
+    """`length` blocks, scanned: the router's bias goes in, Routing comes out.
 
     A short stack is unrolled, which spares moving parameters, what the backward pass needs and
     gradients in and out of stacked arrays: a tenth of a small model's step.
@@ -74,24 +84,37 @@ class Transformer(nn.Module):
   def __call__(self, tokens_BT, span: Span, bias_LE, cache: DecodeCache | None) -> Output:
     """Runs the main model on the tokens, after those in the cache if there is one."""
     c = self.config
-    x_BTD = self._embed(tokens_BT)
+    x_BTD, rotation = self._embed(tokens_BT), self._rotation(span)
+    routing = no_routing(*tokens_BT.shape)
+    if self.layered:
+      x_BTD, routing, cache = self._one_by_one(x_BTD, span, bias_LE, cache)
+    elif c.dense_layers:
+      x_BTD, _ = self.dense(x_BTD, None, None, rotation, span, span, None)
+    if c.expert_layers and not self.layered:
+      bias_LE = bias_LE[: c.expert_layers]
+      x_BTD, (routing, _) = self.moe(x_BTD, bias_LE, None, rotation, span, span, None)
+    return Output(rms_norm(x_BTD, self.norm_D, c.norm_eps), routing, cache)
+
+  def _one_by_one(self, x_BTD, span: Span, bias_LE, cache: DecodeCache | None):
+    """The layers without a scan, each with its own entry of the cache."""
+    c, rotation = self.config, self._rotation(span)
     keys, index = span, None
     if cache is not None:
-      index, keys = cache.index, _extend(cache, span)
-    rotation = self._rotation(span)
-    layers, routing = {}, no_routing(*tokens_BT.shape)
-    if c.dense_layers:
-      old = None if cache is None else cache.layers["dense"]
-      x_BTD, (_, new) = self.dense(x_BTD, None, old, rotation, span, keys, index)
-      layers["dense"] = new
-    if c.expert_layers:
-      old = None if cache is None else cache.layers["moe"]
-      bias = bias_LE[: c.expert_layers]
-      x_BTD, (routing, new) = self.moe(x_BTD, bias, old, rotation, span, keys, index)
-      layers["moe"] = new
+      keys, index = extend(cache.span, span, cache.index), cache.index
+    entries, reports = [], []
+    for i, block in enumerate(self.layers):
+      bias = bias_LE[i - c.dense_layers] if i >= c.dense_layers else None
+      old = None if cache is None else cache.layers[i]
+      x_BTD, (report, new) = block(x_BTD, bias, old, rotation, span, keys, index)
+      entries.append(new)
+      reports += [report] if report is not None else []
+    routing = no_routing(*x_BTD.shape[:2])
+    if reports:
+      routing = jax.tree.map(lambda *rows: jnp.stack(rows), *reports)
     if cache is not None:
-      cache = cache_after(cache, layers, keys, tokens_BT.shape[1])
-    return Output(rms_norm(x_BTD, self.norm_D, c.norm_eps), routing, cache)
+      others = cache.layers[c.layers :]  # the drafting module's
+      cache = DecodeCache((*entries, *others), keys, cache.index + x_BTD.shape[1])
+    return x_BTD, routing, cache
 
   def predict_further(self, hidden_BTD, tokens_BT, span: Span, bias_LE):
     """The MTP modules' hidden states [P, B, T, D], normed for the head, and their Routing."""
@@ -100,12 +123,24 @@ class Transformer(nn.Module):
     for depth, module in enumerate(self.mtp):
       ahead_BT = jnp.pad(tokens_BT[:, depth + 1 :], ((0, 0), (0, depth + 1)))
       bias = None if self.config.moe is None else bias_LE[self.config.expert_layers + depth]
-      hidden_BTD, normed, report = module(hidden_BTD, self._embed(ahead_BT), bias, rotation, span)
+      out = module(hidden_BTD, self._embed(ahead_BT), bias, rotation, span)
+      hidden_BTD, normed, report, _ = out
       outs.append(normed)
       reports.append(report)
     if self.config.moe is None:
       return jnp.stack(outs), no_routing(*tokens_BT.shape)
     return jnp.stack(outs), jax.tree.map(lambda *rows: jnp.stack(rows), *reports)
+
+  def draft(self, hidden_BTD, next_BT, span: Span, bias_LE, entry, keys: Span, index):
+    """The first MTP module as a draftsman, with its own entry of the cache.
+
+    Returns its hidden state, the same normed for the head, and the entry with the tokens in it.
+    """
+    bias = None if self.config.moe is None else bias_LE[self.config.expert_layers]
+    x_BTD, rotation = self._embed(next_BT), self._rotation(span)
+    out = self.mtp[0](hidden_BTD, x_BTD, bias, rotation, span, entry, keys, index)
+    hidden_BTD, normed_BTD, _, entry = out
+    return hidden_BTD, normed_BTD, entry
 
   def create(self, tokens_BT, span: Span, bias_LE):
     """Touches every parameter once; only initialisation calls it."""
@@ -133,12 +168,6 @@ def _remat(policy: str, unrolled: bool) -> type[nn.Module]:
     return Block
   kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
   return nn.remat(Block, policy=kept, prevent_cse=unrolled)
-
-
-def _extend(cache: DecodeCache, span: Span) -> Span:
-  """The cache's span with the new tokens' positions and segments written at its index."""
-  put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=cache.index, axis=1)
-  return jax.tree.map(put, cache.span, span)
 
 
 def init_weights(model: Transformer, key: jax.Array) -> Weights:
@@ -185,11 +214,15 @@ def forward(
 ) -> Output:
   """The main model. With a cache, tokens follow those already in it; see `DecodeCache`.
 
+  Weights may be stacked or layered (model/layered.py); with a cache they are best layered before.
+
   `absorbed` multiplies MLA's up-projections into query and output, which is cheaper when few
   queries meet many cached keys; the result is the same up to rounding.
   """
   span = Span(positions_BT, segments_BT)
-  module = model.clone(absorbed=absorbed)
+  if cache is not None and not is_layered(weights):
+    weights = unstack(model.config, weights)
+  module = model.clone(absorbed=absorbed, layered=is_layered(weights))
   variables = {"params": weights.params}
   out = module.apply(variables, tokens_BT, span, weights.router_bias_LE, cache)
   return typing.cast(Output, out)
@@ -213,6 +246,30 @@ def mtp_hidden(
     weights.router_bias_LE, method=Transformer.predict_further,
   )  # fmt: skip
   return typing.cast(tuple[jax.Array, Routing], out)
+
+
+def mtp_draft(
+  model: Transformer,
+  weights: Weights,
+  hidden_BTD: jax.Array,
+  next_BT: jax.Array,
+  span: Span,
+  entry: Entry,
+  keys: Span,
+  index: jax.Array,
+) -> tuple[jax.Array, jax.Array, Entry]:
+  """The first MTP module after tokens whose states are `hidden_BTD` and whose successors `next_BT`.
+
+  Its `entry` of the cache is written from slot `index` on; `keys` say what is in all its slots.
+  Returns its hidden states, which may stand for the main model's one token further on, the same
+  normed for the head, and the entry.
+  """
+  module = model.clone(absorbed=True, layered=True)
+  out = module.apply(
+    {"params": weights.params}, hidden_BTD, next_BT, span, weights.router_bias_LE, entry, keys,
+    index, method=Transformer.draft,
+  )  # fmt: skip
+  return typing.cast(tuple[jax.Array, jax.Array, Entry], out)
 
 
 def head_DV(model: Transformer, weights: Weights) -> jax.Array:

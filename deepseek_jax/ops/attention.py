@@ -27,14 +27,14 @@ def attend(
   scale: float,
   block: int,
 ) -> jax.Array:
-  """Attention output [B, T, H, U]; blockwise when there are more than `block` keys.
+  """Attention output [B, T, H, U]; blockwise when several queries meet more than `block` keys.
 
   As many keys as queries are the same tokens in the same order, of which none may see a later one.
   """
-  if k_BSGK.shape[1] > block:
-    return blockwise(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale, block)
   if q_BTHK.shape[1] == 1:
     return single(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale)
+  if k_BSGK.shape[1] > block:
+    return blockwise(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale, block)
   form = causal if q_BTHK.shape[1] == k_BSGK.shape[1] else whole
   return form(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale)
 

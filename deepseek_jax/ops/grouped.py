@@ -7,22 +7,30 @@ would say this in one line, but on a CPU it computes every expert for every toke
 
 Local axis letters: C slots of an expert, M rows of one overflow block, I items (choices, N * A).
 Rows that hold no item carry weight zero, and a zero in the gradient of the output.
+
+Operands are rounded as a precision says (ops/precision.py). A tile along tokens spans slots of one
+expert, or the rows of one block of the second pass. In the gradient of `down` a token's weight is
+put to the other operand, h, than the paper's combination has it.
 """
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from deepseek_jax.ops.precision import PLAIN, Precision, Round, Rounding
 from deepseek_jax.ops.slots import Slots
+from deepseek_jax.ops.strips import Strips, product
+from deepseek_jax.ops.swiglu import swiglu_vjp
 
 
 class Stacks(NamedTuple):
-  """The experts' matrices."""
+  """The experts' matrices; as strips only where nothing is differentiated."""
 
-  gate_EDF: jax.Array
-  up_EDF: jax.Array
-  down_EFD: jax.Array
+  gate_EDF: jax.Array | Strips
+  up_EDF: jax.Array | Strips
+  down_EFD: jax.Array | Strips
 
 
 class _Overflow(NamedTuple):
@@ -35,24 +43,35 @@ class _Overflow(NamedTuple):
   rows: int
 
 
-@jax.custom_vjp
-def grouped_ffn(x_ND: jax.Array, weights_NA: jax.Array, stacks: Stacks, slots: Slots) -> jax.Array:
+def grouped_ffn(
+  x_ND: jax.Array, weights_NA: jax.Array, stacks: Stacks, slots: Slots, precision: Precision
+) -> jax.Array:
   """y_ND: the sum over choices of weight * down(silu(gate x) * up x), exact at any load."""
-  return _forward(x_ND, weights_NA, stacks, slots)[0]
+  return _grouped(precision.rounding, x_ND, weights_NA, stacks, slots)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _grouped(
+  r: Rounding, x_ND: jax.Array, weights_NA: jax.Array, stacks: Stacks, slots: Slots
+) -> jax.Array:
+  return _forward(r, x_ND, weights_NA, stacks, slots)[0]
 
 
 def _forward(
-  x_ND: jax.Array, weights_NA: jax.Array, stacks: Stacks, slots: Slots
+  r: Rounding, x_ND: jax.Array, weights_NA: jax.Array, stacks: Stacks, slots: Slots
 ) -> tuple[jax.Array, tuple]:
   n, a = weights_NA.shape
+  given, dtype = (r.keep(x_ND), weights_NA, stacks, slots), x_ND.dtype
+  x_ND, stacks = r.rows(x_ND), Stacks(*map(r.weights, stacks))
   experts, capacity = slots.item_EC.shape
   y_ND = jnp.zeros_like(x_ND, jnp.float32)
   g_ECF = u_ECF = None
   if capacity:
     x_ECD = _rows(x_ND, slots.item_EC // a)
-    g_ECF = jnp.einsum("ecd,edf->ecf", x_ECD, stacks.gate_EDF)
-    u_ECF = jnp.einsum("ecd,edf->ecf", x_ECD, stacks.up_EDF)
-    o_ECD = jnp.einsum("ecf,efd->ecd", jax.nn.silu(g_ECF) * u_ECF, stacks.down_EFD)
+    g_ECF = product(x_ECD, stacks.gate_EDF)
+    u_ECF = product(x_ECD, stacks.up_EDF)
+    o_ECD = product(r.rows(jax.nn.silu(g_ECF) * u_ECF), stacks.down_EFD)
+    g_ECF, u_ECF = r.keep(g_ECF), r.keep(u_ECF)
     y_ND = _combine(o_ECD, slots, jnp.where(slots.slotted_NA, weights_NA, 0))
   weights_I = weights_NA.reshape(n * a)
   overflow = _overflow(slots, n)
@@ -60,36 +79,37 @@ def _forward(
   def block(i: jax.Array, y_ND: jax.Array) -> jax.Array:
     expert, item_M, filled_M = _block(overflow, i)
     weight_M = jnp.where(filled_M, weights_I[item_M], 0)
-    gate_DF, up_DF, down_FD = (_expert(w, expert) for w in stacks)
-    x_MD = _rows(x_ND, item_M // a)
-    o_MD = (jax.nn.silu(x_MD @ gate_DF) * (x_MD @ up_DF)) @ down_FD
+    o_MD = one_expert(_rows(x_ND, item_M // a), stacks, expert, r.rows)
     return y_ND.at[item_M // a].add(o_MD * weight_M[:, None], mode="promise_in_bounds")
 
   y_ND = jax.lax.fori_loop(0, overflow.bound_E[-1], block, y_ND)
-  return y_ND.astype(x_ND.dtype), (x_ND, weights_NA, stacks, slots, g_ECF, u_ECF)
+  return y_ND.astype(dtype), (*given, g_ECF, u_ECF)
 
 
-def _backward(saved: tuple, dy_ND: jax.Array) -> tuple:
-  x_ND, weights_NA, stacks, slots, g_ECF, u_ECF = saved
+def _backward(r: Rounding, saved: tuple, dy_ND: jax.Array) -> tuple:
+  x_ND, weights_NA, given, slots, g_ECF, u_ECF = saved
+  x_ND, stacks = r.kept(x_ND), Stacks(*map(r.weights, given))
   n, a = weights_NA.shape
   experts, capacity = slots.item_EC.shape
   weights_I = weights_NA.reshape(n * a)
   dx_ND = jnp.zeros_like(x_ND, jnp.float32)
   dw_I = jnp.zeros_like(weights_I, jnp.float32)
-  d_stacks = Stacks(*(jnp.zeros_like(w, jnp.float32) for w in stacks))
+  d_stacks = Stacks(*(jnp.zeros_like(w, jnp.float32) for w in given))
   if capacity:
     token_EC = slots.item_EC // a
     weight_EC = jnp.where(slots.filled_EC, weights_I[slots.item_EC], 0)
     x_ECD, dy_ECD = _rows(x_ND, token_EC), _rows(dy_ND, token_EC)
-    dh_ECF = jnp.einsum("ecd,efd->ecf", dy_ECD, stacks.down_EFD)
-    dg_ECF, du_ECF, h_ECF, dw_EC = _activation_vjp(g_ECF, u_ECF, dh_ECF, weight_EC)
+    x_ECD, dy_ECD = (_cleared(r, rows, slots.filled_EC) for rows in (x_ECD, dy_ECD))
+    dh_ECF = jnp.einsum("ecd,efd->ecf", r.gradient_rows(dy_ECD), stacks.down_EFD)
+    dg_ECF, du_ECF, h_ECF, dw_EC = _activation_vjp(r.kept(g_ECF), r.kept(u_ECF), dh_ECF, weight_EC)
+    x_ECD, h_ECF = r.columns(x_ECD), r.columns(h_ECF)
     d_stacks = Stacks(
-      _stack_gradient("ecd,ecf->edf", x_ECD, dg_ECF),
-      _stack_gradient("ecd,ecf->edf", x_ECD, du_ECF),
-      _stack_gradient("ecf,ecd->efd", h_ECF, dy_ECD),
+      _stack_gradient("ecd,ecf->edf", x_ECD, r.gradient_columns(dg_ECF)),
+      _stack_gradient("ecd,ecf->edf", x_ECD, r.gradient_columns(du_ECF)),
+      _stack_gradient("ecf,ecd->efd", h_ECF, r.gradient_columns(dy_ECD)),
     )
-    dx_ECD = jnp.einsum("ecf,edf->ecd", dg_ECF, stacks.gate_EDF)
-    dx_ECD += jnp.einsum("ecf,edf->ecd", du_ECF, stacks.up_EDF)
+    dx_ECD = jnp.einsum("ecf,edf->ecd", r.gradient_rows(dg_ECF), stacks.gate_EDF)
+    dx_ECD += jnp.einsum("ecf,edf->ecd", r.gradient_rows(du_ECF), stacks.up_EDF)
     dx_ND = _combine(dx_ECD, slots, slots.slotted_NA.astype(jnp.float32))
     dw_NA = dw_EC.reshape(experts * capacity)[slots.slot_NA]
     dw_I = jnp.where(slots.slotted_NA, dw_NA, 0).reshape(n * a)
@@ -100,36 +120,33 @@ def _backward(saved: tuple, dy_ND: jax.Array) -> tuple:
     expert, item_M, filled_M = _block(overflow, i)
     weight_M = jnp.where(filled_M, weights_I[item_M], 0)
     gate_DF, up_DF, down_FD = (_expert(w, expert) for w in stacks)
-    x_MD, dy_MD = _rows(x_ND, item_M // a), _rows(dy_ND, item_M // a)
+    x_MD, dy_MD = (_cleared(r, _rows(z, item_M // a), filled_M) for z in (x_ND, dy_ND))
     dg_MF, du_MF, h_MF, dw_M = _activation_vjp(
-      x_MD @ gate_DF, x_MD @ up_DF, dy_MD @ down_FD.T, weight_M
+      x_MD @ gate_DF, x_MD @ up_DF, r.gradient_rows(dy_MD) @ down_FD.T, weight_M
     )
-    d_expert = (x_MD.T @ dg_MF, x_MD.T @ du_MF, h_MF.T @ dy_MD)
+    pairs = ((x_MD, dg_MF), (x_MD, du_MF), (h_MF, dy_MD))
+    d_expert = (r.columns(left).T @ r.gradient_columns(right) for left, right in pairs)
     d_stacks = Stacks(*(w.at[expert].add(d) for w, d in zip(d_stacks, d_expert)))
-    dx_MD = dg_MF @ gate_DF.T + du_MF @ up_DF.T
+    dx_MD = r.gradient_rows(dg_MF) @ gate_DF.T + r.gradient_rows(du_MF) @ up_DF.T
     dx_ND = dx_ND.at[item_M // a].add(dx_MD, mode="promise_in_bounds")
     dw_I = dw_I.at[item_M].add(jnp.where(filled_M, dw_M, 0), mode="promise_in_bounds")
     return dx_ND, dw_I, d_stacks
 
   dx_ND, dw_I, d_stacks = jax.lax.fori_loop(0, overflow.bound_E[-1], block, (dx_ND, dw_I, d_stacks))
-  d_stacks = Stacks(*(d.astype(w.dtype) for d, w in zip(d_stacks, stacks)))
-  return dx_ND.astype(x_ND.dtype), dw_I.reshape(n, a).astype(weights_NA.dtype), d_stacks, None
+  d_stacks = Stacks(*(d.astype(w.dtype) for d, w in zip(d_stacks, given)))
+  return dx_ND.astype(dy_ND.dtype), dw_I.reshape(n, a).astype(weights_NA.dtype), d_stacks, None
 
 
-grouped_ffn.defvjp(_forward, _backward)
+_grouped.defvjp(_forward, _backward)
 
 
 def _activation_vjp(
   g: jax.Array, u: jax.Array, dh: jax.Array, weight: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
   """Of weight * (silu(g) * u) @ down, given dh = dy @ down.T: dg, du, what meets dy, dweight."""
-  sigmoid = jax.nn.sigmoid(g)
-  silu = g * sigmoid
-  h = silu * u
-  d_weight = jnp.sum((dh * h).astype(jnp.float32), axis=-1)
   weight = weight[..., None].astype(g.dtype)
-  dh = dh * weight
-  return dh * u * (sigmoid + silu * (1 - sigmoid)), dh * silu, h * weight, d_weight
+  h, dg, du = swiglu_vjp(g, u, dh * weight)
+  return dg, du, h * weight, jnp.sum((dh * h).astype(jnp.float32), axis=-1)
 
 
 def _stack_gradient(axes: str, left: jax.Array, right: jax.Array) -> jax.Array:
@@ -140,8 +157,24 @@ def _rows(x_ND: jax.Array, token: jax.Array) -> jax.Array:
   return x_ND.at[token].get(mode="promise_in_bounds")
 
 
-def _expert(stack: jax.Array, expert: jax.Array) -> jax.Array:
-  return jax.lax.dynamic_index_in_dim(stack, expert, 0, keepdims=False)
+def _cleared(r: Rounding, rows: jax.Array, filled: jax.Array) -> jax.Array:
+  """Zeros in rows that hold no item, which would widen the scale of their tile."""
+  return rows if r == PLAIN.rounding else jnp.where(filled[..., None], rows, 0)
+
+
+def _expert(stack: jax.Array | Strips, expert: jax.Array) -> Any:
+  def pick(x: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(x, expert, 0, keepdims=False)
+
+  return jax.tree.map(pick, stack)
+
+
+def one_expert(
+  x_MD: jax.Array, stacks: Stacks, expert: jax.Array, rows: Round = PLAIN.rounding.rows
+) -> jax.Array:
+  """down(silu(gate x) * up x) of one expert; `rows` rounds what `down` multiplies."""
+  gate_DF, up_DF, down_FD = (_expert(w, expert) for w in stacks)
+  return product(rows(jax.nn.silu(product(x_MD, gate_DF)) * product(x_MD, up_DF)), down_FD)
 
 
 def _combine(rows_ECD: jax.Array, slots: Slots, weights_NA: jax.Array) -> jax.Array:
@@ -156,7 +189,7 @@ def _combine(rows_ECD: jax.Array, slots: Slots, weights_NA: jax.Array) -> jax.Ar
 
 def _overflow(slots: Slots, tokens: int) -> _Overflow:
   capacity = slots.item_EC.shape[1]
-  rows = max(16, min(64, (capacity or tokens) // 4 // 8 * 8))
+  rows = max(min(16, capacity or 16), min(64, (capacity or tokens) // 4 // 8 * 8))
   left_E = jnp.maximum(slots.count_E - capacity, 0)
   return _Overflow(
     bound_E=jnp.cumsum(-(-left_E // rows)),

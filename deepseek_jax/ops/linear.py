@@ -1,43 +1,67 @@
 """Matrix products whose weight gradient transposes the narrower of its two operands."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
+from deepseek_jax.ops import fp8_products
+from deepseek_jax.ops.precision import PLAIN, Precision, Rounding
 
-@jax.custom_vjp
-def linear(x_ND: jax.Array, w_DF: jax.Array) -> jax.Array:
-  """x @ w for x [..., D].
+
+def linear(x_ND: jax.Array, w_DF: jax.Array, precision: Precision = PLAIN) -> jax.Array:
+  """x @ w for x [..., D], its operands and those of its gradients rounded as `precision` says.
 
   The gradient of w contracts over tokens, for which XLA on a CPU copies the left operand
   transposed; JAX's own rule always has the output's gradient on the left. Where that is the wide
   one, as in a feed-forward's first products, the copies took a quarter of a mini model's step.
   """
-  return x_ND @ w_DF
+  if precision.by_kernels:
+    return fp8_products.linear(precision, x_ND, w_DF)
+  return _product(precision.rounding, x_ND, w_DF)
 
 
-def _forward(x_ND: jax.Array, w_DF: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  return x_ND @ w_DF, (x_ND, w_DF)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(r: Rounding, x_ND: jax.Array, w_DF: jax.Array) -> jax.Array:
+  return (r.rows(x_ND) @ r.weights(w_DF)).astype(x_ND.dtype)
 
 
-def _backward(saved: tuple[jax.Array, jax.Array], d_NF: jax.Array) -> tuple[jax.Array, jax.Array]:
-  x_ND, w_DF = saved
-  x, d = x_ND.reshape(-1, x_ND.shape[-1]), d_NF.reshape(-1, d_NF.shape[-1])
-  left, right = (x, d) if w_DF.shape[0] <= w_DF.shape[1] else (d, x)
+def _forward(r: Rounding, x_ND: jax.Array, w_DF: jax.Array) -> tuple[jax.Array, tuple]:
+  return _product(r, x_ND, w_DF), (r.keep(x_ND), w_DF)
+
+
+def _backward(r: Rounding, saved: tuple[Any, jax.Array], d_ND: jax.Array) -> tuple:
+  x_ND, w_DF = r.kept(saved[0]), saved[1]
+  x, d = x_ND.reshape(-1, x_ND.shape[-1]), d_ND.reshape(-1, d_ND.shape[-1])
+  dx_ND = jnp.matmul(r.gradient_rows(d).reshape(d_ND.shape), r.weights(w_DF).T)
+  return dx_ND.astype(d_ND.dtype), weight_gradient(r, x, d).astype(w_DF.dtype)
+
+
+_product.defvjp(_forward, _backward)
+
+
+def weight_gradient(r: Rounding, x_ND: jax.Array, d_NF: jax.Array) -> jax.Array:
+  """x' d, the narrower of both transposed."""
+  x, d = r.columns(x_ND), r.gradient_columns(d_NF)
+  narrow_first = x.shape[1] <= d.shape[1]
+  left, right = (x, d) if narrow_first else (d, x)
   dw = jax.lax.dot_general(left, right, (((0,), (0,)), ((), ())))
-  dw_DF = dw if left is x else dw.T
-  return jnp.matmul(d_NF, w_DF.T), dw_DF.astype(w_DF.dtype)
+  return dw if narrow_first else dw.T
 
 
-linear.defvjp(_forward, _backward)
-
-
-def to_heads(x_BTD: jax.Array, w_DHK: jax.Array) -> jax.Array:
+def to_heads(x_BTD: jax.Array, w_DHK: jax.Array, precision: Precision = PLAIN) -> jax.Array:
   """`linear` into heads: [B, T, D] -> [B, T, H, K]."""
   D, H, K = w_DHK.shape
-  return linear(x_BTD, w_DHK.reshape(D, H * K)).reshape(*x_BTD.shape[:-1], H, K)
+  out = linear(x_BTD, w_DHK.reshape(D, H * K), precision)
+  return out.reshape(*x_BTD.shape[:-1], H, K)
 
 
-def from_heads(x_BTHK: jax.Array, w_HKD: jax.Array) -> jax.Array:
+def from_heads(x_BTHK: jax.Array, w_HKD: jax.Array, precision: Precision = PLAIN) -> jax.Array:
   """`linear` out of heads: [B, T, H, K] -> [B, T, D]."""
   H, K, D = w_HKD.shape
-  return linear(x_BTHK.reshape(*x_BTHK.shape[:-2], H * K), w_HKD.reshape(H * K, D))
+  x_BTM, w_MD = x_BTHK.reshape(*x_BTHK.shape[:-2], H * K), w_HKD.reshape(H * K, D)  # M: H * K
+  r = precision.rounding
+  if precision.by_kernels:
+    return fp8_products.linear(precision, x_BTM, w_MD, r.keep_attended)
+  return _product(r._replace(keep=r.keep_attended), x_BTM, w_MD)

@@ -15,18 +15,23 @@ import numpy as np
 from deepseek_jax.config import RopeConfig
 
 
-def frequencies(config: RopeConfig, dim: int) -> np.ndarray:
-  """Angular frequencies, radians per position, of the dim / 2 rotary pairs; float64."""
-  pair = np.arange(dim // 2)
-  plain = config.theta ** (-2.0 * pair / dim)
+def frequencies(config: RopeConfig, dim: int, dtype: type = np.float64) -> np.ndarray:
+  """Angular frequencies, radians per position, of the dim / 2 rotary pairs.
+
+  In float32 every step is rounded as in DeepSeek's code and transformers, which is what published
+  weights were trained with: at position 163,839 a last bit of a frequency is 0.01 radians.
+  """
+  exponent: np.ndarray = (np.arange(0, dim, 2) / dim).astype(dtype)
+  period: np.ndarray = (config.theta ** exponent.astype(np.float64)).astype(dtype)
   if config.scaling == "yarn":
-    return _yarn_frequencies(config, dim, plain)
+    return _yarn_frequencies(config, dim, period)
+  plain = 1 / period
   if config.scaling == "llama3":
     return _llama3_frequencies(config, plain)
   return plain
 
 
-def _yarn_frequencies(config: RopeConfig, dim: int, plain: np.ndarray) -> np.ndarray:
+def _yarn_frequencies(config: RopeConfig, dim: int, period: np.ndarray) -> np.ndarray:
   """Fast pairs keep their frequency, slow ones are divided by the factor, a ramp between."""
 
   def pair_of(rotations: float) -> float:
@@ -37,16 +42,17 @@ def _yarn_frequencies(config: RopeConfig, dim: int, plain: np.ndarray) -> np.nda
   low = max(math.floor(pair_of(config.beta_fast)), 0)
   high = min(math.ceil(pair_of(config.beta_slow)), dim - 1)
   span = high - low if high > low else 0.001
-  ramp = np.clip((np.arange(dim // 2) - low) / span, 0.0, 1.0)
-  return plain * (1 - ramp) + plain / config.factor * ramp
+  kept = 1 - np.clip((np.arange(dim // 2).astype(period.dtype) - low) / span, 0.0, 1.0)
+  return 1 / (config.factor * period) * (1 - kept) + 1 / period * kept
 
 
 def _llama3_frequencies(config: RopeConfig, plain: np.ndarray) -> np.ndarray:
   """Wavelengths beyond the original context are stretched, with a smooth transition."""
-  turns = config.original_context * plain / (2 * math.pi)
+  turns = config.original_context / (2 * math.pi / plain)
   low, high = config.low_freq_factor, config.high_freq_factor
   smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
-  return plain * smooth + plain / config.factor * (1 - smooth)
+  stretched = (1 - smooth) * plain / config.factor + smooth * plain
+  return np.where(smooth == 0, plain / config.factor, np.where(smooth == 1, plain, stretched))
 
 
 def yarn_mscale(factor: float, mscale: float) -> float:
@@ -64,7 +70,7 @@ def softmax_scale(config: RopeConfig, dim: int) -> float:
 
 def angles(config: RopeConfig, dim: int, positions_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Cosine and sine, float32 [B, T, dim / 2], to be passed to `rotate`."""
-  freq = jnp.asarray(frequencies(config, dim), jnp.float32)
+  freq = jnp.asarray(frequencies(config, dim, np.float32))
   angle = positions_BT[..., None].astype(jnp.float32) * freq
   if config.scaling == "yarn":
     scale = yarn_mscale(config.factor, config.mscale)

@@ -1,4 +1,5 @@
-"""Which experts a token visits, with which weights, and how uneven that was.
+"""Which experts a token visits, with which weights (by `pallas_kernels.routing`), and how uneven
+that was.
 
 V3 (2412.19437, section 2.1.2): sigmoid affinities; a bias added for selection only; the score of a
 group is the sum of its two best biased affinities; experts outside the best groups are excluded
@@ -11,46 +12,41 @@ import jax
 import jax.numpy as jnp
 
 from deepseek_jax.config import MoEConfig
+from pallas_kernels.routing import api, ref
+from pallas_kernels.routing.ref import Routing as Routed
+from pallas_kernels.routing.rule import Rule
 
 
-def affinities(logits_NE: jax.Array, scoring: str) -> jax.Array:
+def rule(config: MoEConfig) -> Rule:
+  """The configuration as the routing kernels take it."""
+  return Rule(
+    top_k=config.top_k,
+    groups=config.groups,
+    top_groups=config.top_groups,
+    scoring=config.scoring,
+    group_score=config.group_score,
+    normalize=config.normalize,
+    scale=config.scale,
+  )
+
+
+def affinities(logits_NE: jax.Array, config: MoEConfig) -> jax.Array:
   """Affinity of each token to each expert, float32: sigmoid (V3) or softmax (V2)."""
-  logits = logits_NE.astype(jnp.float32)
-  return jax.nn.sigmoid(logits) if scoring == "sigmoid" else jax.nn.softmax(logits, axis=-1)
+  return ref.affinities(logits_NE, rule(config))
 
 
-def select(scores_NE: jax.Array, bias_E: jax.Array, config: MoEConfig) -> jax.Array:
-  """The top-k experts of each token, int32 [N, A], ascending; ties go to the lower index."""
-  choice_NE = jax.lax.stop_gradient(scores_NE)
-  if config.selection_bias:
-    choice_NE = choice_NE + jax.lax.stop_gradient(bias_E)
-  if config.top_groups < config.groups:
-    choice_NE = _exclude_groups(choice_NE, config)
-  _, experts_NA = jax.lax.top_k(choice_NE, config.top_k)
-  return jnp.sort(experts_NA, axis=-1)
+def route(
+  logits_NE: jax.Array, bias_E: jax.Array, config: MoEConfig, implementation: str | None = "xla"
+) -> Routed:
+  """The experts and weights of each token; see `pallas_kernels.routing.api.route`.
 
-
-def _exclude_groups(choice_NE: jax.Array, config: MoEConfig) -> jax.Array:
-  """Sets the experts outside each token's best groups to -inf."""
-  N = choice_NE.shape[0]
-  grouped = choice_NE.reshape(N, config.groups, -1)
-  if config.group_score == "top2":
-    group_NZ = jax.lax.top_k(grouped, 2)[0].sum(axis=-1)
-  else:
-    group_NZ = grouped.max(axis=-1)
-  _, best = jax.lax.top_k(group_NZ, config.top_groups)
-  kept_NZ = jax.nn.one_hot(best, config.groups, dtype=jnp.bool_).any(axis=1)
-  return jnp.where(kept_NZ[:, :, None], grouped, -jnp.inf).reshape(choice_NE.shape)
-
-
-def combine_weights(scores_NE: jax.Array, experts_NA: jax.Array, config: MoEConfig) -> jax.Array:
-  """Weights [N, A] of the chosen experts, from unbiased affinities."""
-  # The chosen affinities by one-hot sums: the gradient of a gather is a scatter, slow on CPU.
-  onehot = experts_NA[:, :, None] == jnp.arange(scores_NE.shape[1])
-  weights_NA = jnp.where(onehot, scores_NE[:, None, :], 0.0).sum(axis=-1)
-  if config.normalize:
-    weights_NA = weights_NA / (weights_NA.sum(axis=-1, keepdims=True) + 1e-20)
-  return weights_NA * config.scale
+  A router without selection bias ignores `bias_E`. On Hopper XLA's form is the kernel: there is no
+  other.
+  """
+  if implementation == "mgpu":
+    implementation = "xla"
+  bias_E = bias_E.astype(jnp.float32) if config.selection_bias else jnp.zeros(config.experts)
+  return api.route(logits_NE, bias_E, rule(config), implementation)
 
 
 def chosen_mask(experts_NA: jax.Array, experts: int) -> jax.Array:

@@ -39,16 +39,14 @@ def assign(experts_NA: jax.Array, experts: int, capacity: int) -> Slots:
   else:
     order_I = jnp.argsort(held_I, stable=True).astype(jnp.int32)
     sorted_I = held_I[order_I]
-  bound_E1 = jnp.searchsorted(sorted_I, jnp.arange(experts + 1, dtype=jnp.int32)).astype(jnp.int32)
+  bound_E1 = _bounds(held_I, sorted_I, experts)
   start_E, count_E = bound_E1[:-1], jnp.diff(bound_E1)
 
   slot_C = jnp.arange(capacity, dtype=jnp.int32)
   position_EC = jnp.minimum(start_E[:, None] + slot_C, items - 1)
-  # The place of each item in its expert's run tells its slot.
-  place_I = rank_I - bound_E1[sorted_I]
-  slotted_I = (place_I < capacity) & (sorted_I < experts)
-  slot_I = jnp.where(slotted_I, sorted_I * capacity + place_I, -1)
-  slot_NA = jnp.zeros_like(order_I).at[order_I].set(slot_I, unique_indices=True).reshape(n, a)
+  place_I = _places(held_I, rank_I, order_I, sorted_I, bound_E1)
+  slotted_I = (place_I < capacity) & (held_I < experts)
+  slot_NA = jnp.where(slotted_I, held_I * capacity + place_I, -1).reshape(n, a)
   return Slots(
     item_EC=order_I[position_EC],
     filled_EC=slot_C < count_E[:, None],
@@ -58,3 +56,25 @@ def assign(experts_NA: jax.Array, experts: int, capacity: int) -> Slots:
     start_E=start_E,
     count_E=count_E,
   )
+
+
+_FEW = 256  # items up to which pairs are compared, which compiles to one loop instead of many
+
+
+def _bounds(held_I: jax.Array, sorted_I: jax.Array, experts: int) -> jax.Array:
+  """Where the runs of experts 0 .. E begin in the sorted order."""
+  expert_E1 = jnp.arange(experts + 1, dtype=jnp.int32)
+  if len(held_I) <= _FEW:
+    return jnp.sum(held_I[:, None] < expert_E1, axis=0, dtype=jnp.int32)
+  return jnp.searchsorted(sorted_I, expert_E1).astype(jnp.int32)
+
+
+def _places(
+  held_I: jax.Array, rank_I: jax.Array, order_I: jax.Array, sorted_I: jax.Array, bound_E1: jax.Array
+) -> jax.Array:
+  """Each item's place in its expert's run."""
+  if len(held_I) <= _FEW:
+    before_II = (held_I[:, None] == held_I) & (rank_I < rank_I[:, None])
+    return jnp.sum(before_II, axis=1, dtype=jnp.int32)
+  place_I = rank_I - bound_E1[sorted_I]
+  return jnp.zeros_like(order_I).at[order_I].set(place_I, unique_indices=True)

@@ -13,12 +13,14 @@ import pytest
 import deepseek_jax as ds
 from deepseek_jax.config import ConfigError, to_dict
 from deepseek_jax.data.tokenizer import load_tokenizer
+from deepseek_jax.decode.thought import split_thought
 from deepseek_jax.hub.safetensors import abstract_weights, save_pretrained
 from deepseek_jax.presets import preset
 from deepseek_jax.train.checkpoint import Checkpointer
 from deepseek_jax.train.optimizer import OptimizerConfig, make_optimizer
 from deepseek_jax.train.state import init_state
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
 CONFIG = dataclasses.replace(preset("v3_mini"), vocab=272, layers=2, mtp_depth=0, max_context=64)
 STUDENT = dataclasses.replace(
   preset("smollm2_135m"), vocab=272, d_model=48, heads=3, layers=1, dense_ff=32, max_context=64
@@ -154,6 +156,45 @@ def test_one_text_gives_one_text(model):
 def test_samples_depend_on_the_seed_and_the_place(model):
   hot = [model.generate([[20]] * 2, max_new=6, temperature=1.0, seed=s) for s in (0, 0, 1)]
   assert hot[0] == hot[1] != hot[2] and hot[0][0] != hot[0][1]
+
+
+def test_a_sample_among_the_single_likeliest_token_is_greedy(model):
+  greedy = model.generate("3 + 4", max_new=6)
+  assert model.generate("3 + 4", max_new=6, temperature=2.0, top_k=1) == greedy
+
+
+def test_text_ends_before_a_stop_string(model):
+  text = model.generate("3 + 4", max_new=12)
+  stop = text[3:5]
+  assert model.generate(["3 + 4"], max_new=12, stop=stop) == [text[: text.find(stop)]]
+  ids = BYTES.encode("3 + 4")
+  kept = model.generate([ids], max_new=12, stop=[stop, "never"])[0]
+  assert 0 < len(kept) < 12 and text.startswith(BYTES.decode(kept)[:3])
+  with pytest.raises(ConfigError, match="stop strings need one"):
+    dataclasses.replace(model, tokenizer=None).generate([ids], stop="x")
+
+
+def test_a_chat_says_what_generation_says(model):
+  text = model.generate("3 + 4", max_new=12)
+  talk = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
+  asked = [*talk, {"role": "user", "content": "3 + 4"}]  # which the minis are asked alone
+  stream = model.stream(asked, max_new=12)
+  said = "".join(piece.text for piece in stream)
+  expected = split_thought(text, answer_tags=True).answer
+  assert said == stream.reply.answer == expected and stream.reply.closed
+  assert model.chat("3 + 4", max_new=12, temperature=0).answer == said
+  assert stream.reply.tokens == 12 and stream.reply.finish_reason == "length"
+  opened = model.chat(asked, max_new=4, think=True)
+  assert not opened.closed and opened.answer == ""
+
+
+def test_a_chat_fills_the_context_and_no_more(model):
+  reply = model.chat("a" * 60, max_new=100, temperature=0)
+  assert reply.tokens == 4 and reply.finish_reason == "length"
+  with pytest.raises(ConfigError, match="64 tokens, which leave no room"):
+    model.chat("a" * 64)
+  with pytest.raises(ConfigError, match="no tokenizer"):
+    dataclasses.replace(model, tokenizer=None).chat("a")
 
 
 def test_generation_without_a_tokenizer_takes_ids_only(model):

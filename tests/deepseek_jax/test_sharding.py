@@ -1,5 +1,7 @@
 """Arrays lie where their names say, and a mesh changes nothing but where."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from deepseek_jax import sharding
 from deepseek_jax.config import ConfigError
 from deepseek_jax.ops.dispatch import expert_ffn
+from deepseek_jax.ops.precision import Precision
 from deepseek_jax.sharding import MeshConfig, make_mesh, parameter_spec
 from deepseek_jax.types import Batch
 
@@ -178,6 +181,19 @@ def test_sharded_experts_equal_one_device(mesh_name, implementation, expected_of
 
   found = value_and_gradients(sharded, expert_arguments(tokens=32))
   jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), found, expected_of_one_device)
+
+
+def test_sharded_experts_round_as_one_device_does():
+  mesh = make_mesh(MeshConfig(expert=4), jax.devices()[:4])
+  how = {"implementation": "capacity", "precision": Precision("fp8")}
+  arguments = expert_arguments(tokens=32)
+  expected = value_and_gradients(functools.partial(expert_ffn, **how), arguments)
+  run = functools.partial(sharding.sharded_expert_ffn, mesh, **how)
+  found = value_and_gradients(run, arguments)
+  jax.tree.map(lambda a, b: assert_close(a, b, 1e-3), found, expected)
+  plain = value_and_gradients(expert_ffn, arguments)
+  with pytest.raises(AssertionError):
+    jax.tree.map(lambda a, b: assert_close(a, b, 1e-3), found, plain)
 
 
 @pytest.mark.parametrize(("tokens", "width"), [(3, 6), (8, 5)])

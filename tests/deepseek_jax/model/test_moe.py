@@ -51,9 +51,9 @@ def slow(config, params):
     return (g / (1 + np.exp(-g)) * (x @ up)) @ down
 
   x_ND = np.asarray(X, np.float64).reshape(-1, D)
-  scores_NE = routing.affinities(x_ND @ p["router_DE"], config.scoring)
-  experts_NA = routing.select(scores_NE, BIAS, config)
-  weights_NA = np.asarray(routing.combine_weights(scores_NE, experts_NA, config))
+  experts_NA, weights_NA, *_ = map(
+    np.asarray, routing.route(jnp.asarray(x_ND @ p["router_DE"]), BIAS, config)
+  )
   out = np.zeros_like(x_ND)
   for n, x in enumerate(x_ND):
     for e, w in zip(np.asarray(experts_NA[n]), weights_NA[n]):

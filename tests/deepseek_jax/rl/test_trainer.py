@@ -8,7 +8,7 @@ import pytest
 
 from deepseek_jax.config import ConfigError, GQAConfig, MLAConfig, ModelConfig, MoEConfig
 from deepseek_jax.data.word_tokenizer import WordTokenizer, mini_words
-from deepseek_jax.decode.engine import StaticEngine
+from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.rl.advantages import AdvantageConfig
 from deepseek_jax.rl.rewards import RewardConfig, permuted
@@ -78,7 +78,7 @@ def compiled(quick_compile):
     "weights": jax.device_get(weights),
     "update": grpo.make_step(MODEL, TX, grpo.GRPOConfig()),
     "score": grpo.make_scorer(MODEL, grpo.GRPOConfig()),
-    "engine": StaticEngine(MODEL, batch=32, prompt_multiple=4),
+    "engine": SlotEngine(MODEL, slots=32),
   }
 
 
@@ -234,7 +234,7 @@ def test_a_dense_model_is_reinforced_too():
   stage = Reinforcement(
     update=grpo.make_step(model, TX, grpo.GRPOConfig()),
     score=grpo.make_scorer(model, grpo.GRPOConfig()),
-    engine=StaticEngine(model, batch=32, prompt_multiple=4),
+    engine=SlotEngine(model, slots=32),
     task=Bandit(),
     tokenizer=TOKENIZER,
     config=dataclasses.replace(CONFIG, kl_weight=0.0, reference_every=0),

@@ -57,7 +57,15 @@ MODEL = {
   "max_context": int,
   "init_std": float,
 }
-COMPUTE = {"dtype": str, "remat": str, "unroll": int, "attention_block": int, "dispatch": str}
+COMPUTE = {
+  "dtype": str,
+  "precision": str,
+  "kernels": str,
+  "remat": str,
+  "unroll": int,
+  "attention_block": int,
+  "dispatch": str,
+}
 OPTIMIZER = {
   "beta1": float,
   "beta2": float,

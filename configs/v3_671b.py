@@ -2,12 +2,16 @@
 
 Reproduces: the recipe's figures: 14.8T tokens of 4K sequences, batch 3072 to 15360 over the first
 469B tokens, AdamW with bfloat16 moments, the learning rate's warm-up, plateau, cosine and two
-tails, bias speed and MTP weight. Data, batch ramp's shape and Adam's epsilon are not published.
+tails, bias speed and MTP weight. Positions are rotated plainly: YaRN comes with the extension to
+longer contexts (configs/extend_32k.py). Data, batch ramp's shape and Adam's epsilon are not
+published.
 Hardware: V3 took 2048 H800 for 2664K GPU-hours. The mesh here is for 2048 devices.
 Command: python -m experiments.pretrain --config=configs/v3_671b.py --workdir=W
          --config.data.path=TEXT --config.data.tokenizer=DIR
 Result: not run.
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -16,17 +20,15 @@ from configs import base
 T, B = 10**12, 10**9
 
 
-def get_config() -> ConfigDict:
-  """V3's figures; spans in tokens, the warm-up in steps."""
-  config = base.pretrain(
-    model={"preset": "v3_671b"},
-    train={"steps": 250_000, "checkpoint_every": 500, "log_every": 10},
+def recipe(length: int, rows: int, micro_batches: int, **others: Any) -> ConfigDict:
+  """What pre-training and context extension have in common; `rows` are those of a micro-batch."""
+  return base.pretrain(
     data={
       "source": "text",
       "path": "",
       "tokenizer": "",
-      "batch": 3072,
-      "length": 4096,
+      "batch": rows,
+      "length": length,
       "packing": "v3",
       "fim_rate": 0.1,
       "epochs": 1,
@@ -40,9 +42,21 @@ def get_config() -> ConfigDict:
     },
     compute={"dtype": "bfloat16", "remat": "full"},
     mesh={"data": 1, "fsdp": 32, "expert": 64, "tensor": 1},
-    micro_batches=5,
+    micro_batches=micro_batches,
     balance_weight=1e-4,
     loss_chunk=16_384,
+    **others,
+  )
+
+
+def get_config() -> ConfigDict:
+  """V3's figures; spans in tokens, the warm-up in steps."""
+  config = recipe(
+    length=4096,
+    rows=3072,
+    micro_batches=5,
+    model={"preset": "v3_671b", "rope": {"scaling": "none"}, "max_context": 4096},
+    train={"steps": 250_000, "checkpoint_every": 500, "log_every": 10},
   )
   config.schedule = ConfigDict(
     {

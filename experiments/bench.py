@@ -2,32 +2,47 @@
 
   python -m experiments.bench --suite=train --against=transformers
   python -m experiments.bench --suite=experts
+  python -m experiments.bench --suite=decode --against=transformers
+  python -m experiments.bench --suite=batching
+  python -m experiments.bench --suite=speculative --model=runs/draft
 
 train: one full training step of a preset, in float32, against transformers with torch; the median
 of interleaved pairs, and what our step spends its time on. experts: what a token costs with 32 and
 with 128 experts at the same top-k, in rows of 256 and then of 1,024 tokens (rematerialised, for
 both contenders stay in memory). The latter fit into 24 GB only where freed memory goes back at
-once: GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in front of the command sees to that. Every contender
-first warms up, as the heap takes several steps to settle. Nothing else should run meanwhile; the
-load average is in the result. --out=FILE keeps it as JSON.
+once: GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in front of the command sees to that. decode: greedy
+tokens per second on one checkpoint, with one row and with sixteen. batching: 64 requests of very
+different lengths in 16 slots, continuously and in static batches, and prompts that have something
+in common. speculative: a trained model's MTP module drafting for it (configs/pretrain_draft.py).
+Every contender first warms up, as the heap takes several steps to settle. Nothing else should run
+meanwhile; the load average is in the result. --out=FILE keeps it as JSON.
 """
 
 import dataclasses
 import json
 import os
 import statistics
+import tempfile
+from collections.abc import Callable
 from typing import Any
 
+import jax
 from absl import flags
 
+from deepseek_jax import api
 from deepseek_jax.config import ConfigError, require
+from deepseek_jax.hub.safetensors import save_pretrained
+from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.plan.flops import parameters
 from deepseek_jax.presets import preset
 from experiments import program
+from experiments.benchmarks import decoders, trainers
+from experiments.benchmarks.contender import Contender, Turn
 from experiments.benchmarks.timing import machine, pair_ratio, take_turns
-from experiments.benchmarks.trainers import Shape, Trainer
+from experiments.benchmarks.trainers import Shape
 
 FLAGS = flags.FLAGS
+NEW_TOKENS = 256  # of every row in a turn of --suite=decode
 
 
 def main() -> None:
@@ -36,7 +51,7 @@ def main() -> None:
   require(FLAGS.steps > 0, f"--steps is {FLAGS.steps}; it must be positive.")
   require(FLAGS.warmup > 0, f"--warmup is {FLAGS.warmup}; it must be positive.")
   result = {"suite": FLAGS.suite, "before": machine()}
-  result |= train() if FLAGS.suite == "train" else experts()
+  result |= SUITES[FLAGS.suite]()
   result["after"] = machine()
   print(f"load average {result['before']['load_average']} -> {result['after']['load_average']}")
   if FLAGS.out:
@@ -48,7 +63,7 @@ def train() -> dict[str, Any]:
   shape = Shape(preset(FLAGS.preset), FLAGS.batch, FLAGS.length)
   names = ["deepseek_jax", *([FLAGS.against] if FLAGS.against else [])]
   print(f"{FLAGS.preset}: {parameters(shape.model):,} parameters, {shape.batch} x {shape.length}")
-  seconds = _race({name: (name, shape) for name in names})
+  seconds = _race({name: (trainers.CONTENDERS[name], shape) for name in names})
   result: dict[str, Any] = {"shape": dataclasses.asdict(shape), "steps": FLAGS.steps}
   result["tokens_per_second"] = {n: _rates(shape, s) for n, s in seconds.items()}
   for name, rates in result["tokens_per_second"].items():
@@ -73,7 +88,8 @@ def experts() -> dict[str, Any]:
     for count in (few, many):
       moe = dataclasses.replace(model.moe, experts=count)
       shapes[count] = Shape(dataclasses.replace(model, moe=moe), FLAGS.batch, length, remat=remat)
-    seconds = _race({str(count): ("deepseek_jax", shape) for count, shape in shapes.items()})
+    ours = trainers.deepseek_jax_turn
+    seconds = _race({str(count): (ours, shape) for count, shape in shapes.items()})
     ratio = pair_ratio(seconds[str(many)], seconds[str(few)])
     rates = {name: _rates(shapes[int(name)], s) for name, s in seconds.items()}
     result["lengths"][length] = {"tokens_per_second": rates, "cost_ratio": 1 / ratio}
@@ -82,17 +98,88 @@ def experts() -> dict[str, Any]:
   return result
 
 
-def _race(entries: dict[str, tuple[str, Shape]]) -> dict[str, list[float]]:
-  """Seconds of each entry (a contender's name and a shape) in each round."""
-  trainers = {}
+def decode() -> dict[str, Any]:
+  """Greedy tokens per second on one checkpoint, with one row and with sixteen."""
+  names = ["deepseek_jax", *([FLAGS.against] if FLAGS.against else [])]
+  result: dict[str, Any] = {"new_tokens": NEW_TOKENS, "batches": {}}
+  with tempfile.TemporaryDirectory() as folder:
+    _random_checkpoint(folder)
+    for batch in (1, 16):
+      reading = decoders.Reading(folder, batch)
+      entries = {name: (decoders.CONTENDERS[name], reading) for name in names}
+      seconds = _race(entries, steps=NEW_TOKENS, warmup=NEW_TOKENS)
+      rates = {n: batch * NEW_TOKENS / statistics.median(s) for n, s in seconds.items()}
+      result["batches"][batch] = {"tokens_per_second": rates, "seconds": seconds}
+      shown = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
+      print(f"  batch {batch:2}: {shown} tokens/s", end="")
+      if FLAGS.against:
+        ratio = pair_ratio(seconds["deepseek_jax"], seconds[FLAGS.against])
+        result["batches"][batch]["ratio"] = ratio
+        print(f"; ratio {ratio:.2f} (median of {FLAGS.pairs} pairs)", end="")
+      print()
+  return result
+
+
+def _random_checkpoint(folder: str) -> None:
+  """The preset with random weights as a Hugging Face directory, which all contenders load."""
+  model = Transformer(dataclasses.replace(preset(FLAGS.preset), mtp_depth=0))
+  weights = jax.jit(lambda key: init_weights(model, key))(jax.random.key(0))
+  save_pretrained(os.path.join(folder, ""), model.config, weights)
+
+
+def batching() -> dict[str, Any]:
+  """Continuous against static batches, and shared prompts."""
+  from experiments.benchmarks.batching import Batching
+
+  result = Batching(preset(FLAGS.preset)).measure(FLAGS.pairs)
+  rates = result["tokens_per_second"]
+  print(f"  {result['requests']} requests, {result['tokens']} tokens: {rates} tokens/s")
+  print(f"  ratio {result['ratio']:.2f} of {result['perfect']:.2f}", end="; ")
+  print(f"{result['same_requests']} requests with the same tokens in both")
+  for name, seconds in result["prompts"].items():
+    print(f"  16 prompts of 512 tokens that share {name}: {seconds * 1e3:.0f} ms")
+  return result
+
+
+def speculative() -> dict[str, Any]:
+  """The model's MTP module drafting one to three tokens, greedily and at T = 0.6."""
+  from experiments.benchmarks.drafting import Drafting
+
+  require(bool(FLAGS.model), "--model is missing; name a model with an MTP module.")
+  drafting = Drafting(api.load(FLAGS.model))
+  results = [drafting.measure(FLAGS.pairs, heat, (1, 2, 3)) for heat in (0.0, 0.6)]
+  shown = ("acceptance", "cost_of_verifying", "cost_of_a_draft", "predicted", "speed_up")
+  for result in results:
+    kept, left = result["prompts"], result["left_out"]
+    print(f"  T = {result['temperature']}: {kept} held-out prompts, {left} that loop left out")
+    for count, found in result["drafts"].items():
+      figures = ", ".join(f"{name.replace('_', ' ')} {found[name]:.2f}" for name in shown)
+      print(f"    drafts {count}: {figures}; same tokens: {found['same_tokens']}")
+  return {"temperatures": results}
+
+
+SUITES: dict[str, Callable[[], dict[str, Any]]] = {
+  "train": train,
+  "experts": experts,
+  "decode": decode,
+  "batching": batching,
+  "speculative": speculative,
+}
+
+
+def _race(
+  entries: dict[str, tuple[Callable[[Any], Turn], Any]], steps: int = 0, warmup: int = 0
+) -> dict[str, list[float]]:
+  """Seconds of each entry (what builds a contender, and of what shape) in each round."""
+  steps, contenders = steps or FLAGS.steps, {}
   try:
-    for label, (name, shape) in entries.items():
-      trainers[label] = Trainer(name, shape, FLAGS.warmup)
-    turns = {label: lambda t=t: t(FLAGS.steps) for label, t in trainers.items()}
+    for label, (build, shape) in entries.items():
+      contenders[label] = Contender(build, shape, warmup or FLAGS.warmup)
+    turns = {label: lambda c=c: c(steps) for label, c in contenders.items()}
     return take_turns(turns, FLAGS.pairs)
   finally:
-    for trainer in trainers.values():
-      trainer.close()
+    for contender in contenders.values():
+      contender.close()
 
 
 def _rates(shape: Shape, seconds: list[float]) -> dict[str, Any]:
@@ -123,7 +210,8 @@ def _write(path: str, result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_enum("suite", "train", ["train", "experts"], "What is measured.")
+  flags.DEFINE_enum("suite", "train", list(SUITES), "What is measured.")
+  flags.DEFINE_string("model", "", "In --suite=speculative: a workdir or directory.")
   flags.DEFINE_enum("against", "", ["", "transformers"], "Whom to measure beside; none if empty.")
   flags.DEFINE_string("preset", "v3_100m", "The architecture, one of deepseek_jax/presets.py.")
   flags.DEFINE_integer("batch", 8, "Rows.")

@@ -2,8 +2,9 @@
 
   python -m experiments.evaluate --model=runs/r1 --benchmark=mini --out=runs/r1_eval
 
---model is a workdir or a Hugging Face directory. --benchmark is a task (mini, countdown, chain_sum,
-reasoning_gym:DATASET, package.module:name) or a file of JSON lines {"prompt": ..., "answer": ...}.
+--model is a workdir, a Hugging Face directory or a GGUF file. --benchmark is a task (mini,
+countdown, chain_sum, reasoning_gym:DATASET, package.module:name) or a file of JSON lines
+{"prompt": ..., "answer": ...}.
 Each of --temperatures is measured: 0 once per problem, the others --samples times. --out gets
 config.json, results.json, report.html and completions.jsonl. R1's published protocol is
 --temperatures=0.6 --top_p=0.95 --samples=64 --max_new=32768.
@@ -18,7 +19,7 @@ from absl import flags
 
 from deepseek_jax import api
 from deepseek_jax.config import ConfigError, require
-from deepseek_jax.decode.engine import StaticEngine
+from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.evaluate.evaluation import Evaluation, Protocol, evaluate
 from deepseek_jax.evaluate.figures import table
 from deepseek_jax.evaluate.file_benchmark import FileBenchmark, load_file_benchmark
@@ -42,7 +43,7 @@ def main() -> None:
   model = api.load(FLAGS.model, FLAGS.stage)
   require(model.tokenizer is not None, f"{FLAGS.model} has no tokenizer to read prompts with.")
   assert model.tokenizer is not None
-  engine = StaticEngine(model.transformer, FLAGS.batch)
+  engine = SlotEngine(model.transformer, FLAGS.batch)
   evaluations = [
     evaluate(engine, model.weights, model.tokenizer, task, protocol) for protocol in protocols
   ]
@@ -104,7 +105,7 @@ _OWN = (
 )
 
 if __name__ == "__main__":
-  flags.DEFINE_string("model", None, "The workdir or Hugging Face directory of the model.")
+  flags.DEFINE_string("model", None, "The workdir, Hugging Face directory or GGUF file.")
   flags.DEFINE_string("stage", "", "The stage of an R1 workdir; r1 if not given.")
   flags.DEFINE_string("benchmark", None, "A task's name, or a file of JSON lines.")
   flags.DEFINE_string("out", None, "The directory to write.")

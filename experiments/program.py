@@ -79,7 +79,10 @@ def _parse(argv: Sequence[str]) -> list[str]:
     hint = f"; did you mean {names[4]!r}" if len(names) > 4 and "mean" in names else ""
     _exit(f"config has no field {names[0]!r}{hint}.", BAD_INPUT)
   except flags.Error as error:
-    _exit(" ".join(str(error).split()), BAD_INPUT)
+    told = " ".join(str(error).split())
+    if "Traceback" in told:  # of a config file, whose own last words say enough
+      told = f"--config cannot be read: {told.rpartition('Error: ')[2]}"
+    _exit(told, BAD_INPUT)
   return rest
 
 

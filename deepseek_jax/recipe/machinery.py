@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from deepseek_jax.config import ModelConfig
-from deepseek_jax.decode.engine import StaticEngine
+from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.recipe.config import R1Config
 from deepseek_jax.sharding import init_sharded, make_mesh, state_shardings
@@ -23,7 +23,7 @@ class Machinery:
     self.mesh = make_mesh(config.mesh) if config.mesh.devices > 1 else None
     self.model = Transformer(model_config, config.compute, self.mesh)
     self.tx = make_optimizer(config.optimizer)
-    self.engine = StaticEngine(self.model, config.engine_batch)
+    self.engine = SlotEngine(self.model, config.engine_batch)
     self.text_step = pretrain.make_step(self.model, self.tx)
     self.policy_step = grpo.make_step(self.model, self.tx, grpo.GRPOConfig())
     self.score = grpo.make_scorer(self.model, grpo.GRPOConfig())

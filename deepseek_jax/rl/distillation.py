@@ -17,7 +17,7 @@ from deepseek_jax.config import from_dict, require, to_dict
 from deepseek_jax.data.document import Document, Sample, make_sample
 from deepseek_jax.data.pipeline import read_samples
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
-from deepseek_jax.decode.engine import StaticEngine
+from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.rl.rejection import RejectionConfig, rejection_sample
 from deepseek_jax.tasks.registry import load_task
@@ -97,7 +97,7 @@ def _write_traces(
   path: Path, job: DistillJob, teacher: Transformer, weights: Weights, tokenizer: Tokenizer
 ) -> None:
   """The teacher's answers that are fit to be learnt from; ConfigError if there is none."""
-  engine = StaticEngine(teacher, job.engine_batch)
+  engine = SlotEngine(teacher, job.engine_batch)
   task = load_task(job.data.task)
   selection = rejection_sample(engine, weights, task, tokenizer, job.traces, job.data.seed)
   require(

@@ -9,7 +9,7 @@ import optax
 
 from deepseek_jax.config import ComputeConfig, ModelConfig, from_dict, require
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
-from deepseek_jax.decode.engine import StaticEngine
+from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.rl.rewards import Transform
 from deepseek_jax.rl.trainer import Reinforcement, RLConfig
@@ -80,7 +80,7 @@ def run_grpo(
     stage = Reinforcement(
       update=grpo.make_step(model, tx, compiled),
       score=grpo.make_scorer(model, compiled),
-      engine=StaticEngine(model, job.engine_batch),
+      engine=SlotEngine(model, job.engine_batch),
       task=task,
       tokenizer=tokenizer,
       config=job.rl,

@@ -6,12 +6,15 @@ from typing import Any
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 from deepseek_jax.config import ConfigError, ModelConfig, from_dict, require, to_dict
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
 from deepseek_jax.hub import safetensors
+from deepseek_jax.hub.gguf import is_gguf, load_gguf, read_gguf_architecture
 from deepseek_jax.hub.safetensors import is_pretrained, load_pretrained
 from deepseek_jax.model.transformer import Transformer, init_weights
+from deepseek_jax.ops.fp8 import dequantize
 from deepseek_jax.presets import preset
 from deepseek_jax.sharding import init_sharded, state_shardings
 from deepseek_jax.train.checkpoint import Checkpointer, load_weights
@@ -55,7 +58,9 @@ def resolve_model(values: Mapping[str, Any], init: str = "") -> ModelConfig:
 
 
 def read_architecture(directory: str | Path) -> ModelConfig:
-  """The architecture of a workdir or a Hugging Face directory."""
+  """The architecture of a workdir, a Hugging Face directory or a GGUF file."""
+  if is_gguf(directory):
+    return read_gguf_architecture(directory)
   if is_pretrained(directory):
     return safetensors.read_architecture(directory)
   config = read_config(directory)
@@ -70,16 +75,31 @@ def read_architecture(directory: str | Path) -> ModelConfig:
   return from_dict(ModelConfig, values, f"{directory}: model")
 
 
-def load_start(directory: str | Path) -> tuple[ModelConfig, Weights, Tokenizer | None]:
-  """Architecture, host weights and tokenizer of a workdir's newest checkpoint or a HF directory.
+def load_start(
+  directory: str | Path, mesh: Mesh | None = None
+) -> tuple[ModelConfig, Weights, Tokenizer | None]:
+  """As `load_stored`, with FP8 weights dequantised: what training can begin from."""
+  config, weights, tokenizer = load_stored(directory, mesh)
+  return config, dequantize(weights), tokenizer
+
+
+def load_stored(
+  directory: str | Path, mesh: Mesh | None = None, dtype: str = "float32"
+) -> tuple[ModelConfig, Weights, Tokenizer | None]:
+  """Architecture, weights and tokenizer of a workdir, a HF directory or a GGUF file.
+
+  FP8 stays FP8; with dtype "stored" a Hugging Face directory's bfloat16 stays bfloat16. Weights of
+  a workdir come to the host, others to `mesh` (None: the default device).
 
   Raises:
-    ConfigError: it is neither, or holds no checkpoint yet.
+    ConfigError: it is none of these, or holds no checkpoint yet.
   """
   path = Path(directory)
+  if is_gguf(path):
+    return load_gguf(path, mesh)
   require(path.is_dir(), f"{directory} does not exist; name a workdir or Hugging Face directory.")
   if is_pretrained(path):
-    return load_pretrained(path)
+    return load_pretrained(path, mesh, dtype)
   config = read_architecture(path)
   folder = path / "tokenizer"
   tokenizer = load_tokenizer(folder) if folder.is_dir() else None
@@ -110,7 +130,7 @@ def begin_training(
   def create() -> TrainState:
     if weights is None and not init:
       return init_sharded(fresh, model.mesh, key)
-    given = weights if weights is not None else _matching(model.config, init)
+    given = weights if weights is not None else _matching(model.config, init, model.mesh)
     if model.mesh is not None:
       given = jax.device_put(given, state_shardings(model.mesh, given))
     return init_sharded(lambda w: init_state(w, tx, ema, reference), model.mesh, given)
@@ -119,12 +139,11 @@ def begin_training(
   return begin(abstract, create, checkpointer, log)
 
 
-def _matching(config: ModelConfig, init: str) -> Weights:
+def _matching(config: ModelConfig, init: str, mesh: Mesh | None) -> Weights:
   """The weights in `init`, if they are of the architecture `config`."""
-  found, weights, _ = load_start(init)
-  same = _shapes(found) == _shapes(config)
+  same = _shapes(read_architecture(init)) == _shapes(config)
   require(same, f"config.init {init} holds another architecture than config.model.")
-  return weights
+  return load_start(init, mesh)[1]
 
 
 def _shapes(config: ModelConfig) -> Any:

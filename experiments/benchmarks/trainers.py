@@ -1,26 +1,19 @@
-"""Contenders of the training benchmark, each in a process of its own.
+"""Contenders of the training benchmark.
 
 Both train the same architecture on the same tokens with clipping and AdamW. Ours is the very step
 of `experiments.pretrain`, router bias and sequence loss on, MTP off; transformers has neither of
 the former, and gets torch's fused AdamW. Each has the environment its own users start it with.
 """
 
-import contextlib
 import dataclasses
-import multiprocessing
-import os
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
-from multiprocessing.connection import Connection
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
-from deepseek_jax.config import ComputeConfig, ConfigError, ModelConfig
+from deepseek_jax.config import ComputeConfig, ModelConfig
+from experiments.benchmarks.contender import Turn
 
-OUR_SETTINGS = ("GLIBC_TUNABLES",)  # what experiments/__init__.py sets, and others do not have
-Turn = Callable[[int], float]  # runs that many steps, returns the seconds they took
 LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM = 3e-4, 0.1, 1.0
 
 
@@ -114,64 +107,3 @@ CONTENDERS: dict[str, Callable[[Shape], Turn]] = {
   "deepseek_jax": deepseek_jax_turn,
   "transformers": transformers_turn,
 }
-
-
-class Trainer:
-  """A contender in its own process, so that neither's threads nor memory are the other's."""
-
-  def __init__(self, name: str, shape: Shape, warmup: int):
-    """Builds it and runs `warmup` steps; ConfigError if its libraries are not installed."""
-    context = multiprocessing.get_context("spawn")
-    self._pipe, theirs = context.Pipe()
-    self._process = context.Process(target=_serve, args=(theirs, name, shape, warmup), daemon=True)
-    with _environment(without=() if name == "deepseek_jax" else OUR_SETTINGS):
-      self._process.start()
-    theirs.close()
-    self._answer()
-
-  def __call__(self, steps: int) -> float:
-    """Seconds of `steps` steps."""
-    with contextlib.suppress(BrokenPipeError):  # then there is no answer either
-      self._pipe.send(steps)
-    return self._answer()
-
-  def close(self) -> None:
-    """Ends the process, whose memory is then free for the next."""
-    with contextlib.suppress(BrokenPipeError):
-      self._pipe.send(0)
-    self._process.join()
-
-  def _answer(self) -> Any:
-    try:
-      answer = self._pipe.recv()
-    except EOFError:
-      self._process.join()
-      status = self._process.exitcode
-      hint = "; there was too little memory" if status == -signal.SIGKILL else ""
-      raise RuntimeError(f"a benchmark process ended with status {status}{hint}") from None
-    if isinstance(answer, ConfigError):
-      raise answer
-    return answer
-
-
-@contextlib.contextmanager
-def _environment(without: Iterable[str]) -> Iterator[None]:
-  """This process's environment less some variables, while another is started from it."""
-  taken = {name: os.environ.pop(name) for name in without if name in os.environ}
-  try:
-    yield
-  finally:
-    os.environ |= taken
-
-
-def _serve(pipe: Connection, name: str, shape: Shape, warmup: int) -> None:
-  """The other process: answers a number of steps with seconds, until it is zero."""
-  try:
-    turn = CONTENDERS[name](shape)
-  except ModuleNotFoundError as error:
-    pipe.send(ConfigError(f"--against={name} needs the package {error.name}; install it first."))
-    return
-  turn(warmup)
-  pipe.send(None)
-  while steps := pipe.recv():
-    pipe.send(turn(steps))

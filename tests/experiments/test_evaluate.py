@@ -53,14 +53,6 @@ def test_evaluates_a_file_and_leaves_all_that_a_run_leaves(model, tmp_path):
     assert figure["benchmark"].split("#")[1] in done.stdout
 
 
-def test_generates_text_and_json(model):
-  done = run("generate", f"--model={model}", f"--prompt={PROMPT}", "--max_new=6", "--json")
-  assert done.returncode == 0, done.stderr
-  record = json.loads(done.stdout)
-  assert record["prompt"] == PROMPT and record["temperature"] == 0
-  assert 0 < len(record["completion"].split()) <= 6
-
-
 @pytest.mark.parametrize(
   "flags, message",
   [

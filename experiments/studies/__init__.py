@@ -1,0 +1,1 @@
+"""What the programs of studies compare runs with, and draw."""

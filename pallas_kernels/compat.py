@@ -29,7 +29,7 @@ def tpu_interpreter(**options: Any) -> Any:
   return pltpu.InterpretParams(**_going_on(pltpu.InterpretParams), **options)
 
 
-def _going_on(params: Any) -> dict[str, str]:
+def _going_on(params: Any) -> dict[str, Any]:
   """Since jax 0.12 a race ends a kernel unless told otherwise; before, none did."""
   fields = {field.name for field in dataclasses.fields(params)}
   return {"on_race": "warn"} if "on_race" in fields else {}

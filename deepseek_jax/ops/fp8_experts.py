@@ -13,24 +13,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from deepseek_jax.ops.fp8_products import (
-  columns,
-  gradient,
-  hidden,
-  restored,
-  rows,
-  transposed,
-)
 from deepseek_jax.ops.precision import Precision
 from deepseek_jax.ops.swiglu import swiglu_vjp
 from pallas_kernels.fp8 import api as fp8
-from pallas_kernels.fp8.formats import TILE
+from pallas_kernels.fp8.ref import dequantize_rows
 from pallas_kernels.gemm.api import filled_up
-from pallas_kernels.grouped import api as grouped
+from pallas_kernels.gemm.recipe import Quantizer, transposed
+from pallas_kernels.grouped.api import product, weight_gradient
 from pallas_kernels.grouped.layout import Layout, combined, from_rows, to_rows
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def experts(
   p: Precision,
   x_ND: jax.Array,
@@ -44,55 +36,53 @@ def experts(
     stacks: gate and up [E, D, F], down [E, F, D]; D and F are multiples of 128.
     layout: of the choices' experts; choices without a row contribute nothing.
   """
-  return _forward(p, x_ND, weights_NA, stacks, layout)[0]
+  return _experts(p.quantizer, x_ND, weights_NA, stacks, layout)
 
 
-def _forward(p: Precision, x_ND, weights_NA, stacks, layout: Layout) -> tuple[jax.Array, tuple]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _experts(q: Quantizer, x_ND, weights_NA, stacks, layout: Layout) -> jax.Array:
+  return _forward(q, x_ND, weights_NA, stacks, layout)[0]
+
+
+def _forward(q: Quantizer, x_ND, weights_NA, stacks, layout: Layout) -> tuple[jax.Array, tuple]:
   A = weights_NA.shape[1]
-  x = rows(p, filled_up(x_ND))
-  gate, up, down = (_blocks(p, w) for w in stacks)
+  x = q.rows(filled_up(x_ND))
+  gate, up, down = (q.blocks(w) for w in stacks)
   x_M = _sent(x, layout, A)
-  g_MF, u_MF = (_product(p, x_M, transposed(w), layout, x_ND.dtype) for w in (gate, up))
-  o_MD = _product(p, hidden(p, g_MF, u_MF), transposed(down), layout, x_ND.dtype)
+  g_MF, u_MF = (product(q, x_M, transposed(w), layout, x_ND.dtype) for w in (gate, up))
+  o_MD = product(q, q.hidden(g_MF, u_MF), transposed(down), layout, x_ND.dtype)
   y_ND = combined(o_MD, weights_NA, layout)
   empty = [w[:, :0] for w in stacks]  # for their dtypes
-  kept = x, rows(p, g_MF), rows(p, u_MF), weights_NA, (gate, up, down), empty, layout
+  kept = x, q.rows(g_MF), q.rows(u_MF), weights_NA, (gate, up, down), empty, layout
   return y_ND.astype(x_ND.dtype), kept
 
 
-def _backward(p: Precision, kept: tuple, dy_ND: jax.Array) -> tuple:
+def _backward(q: Quantizer, kept: tuple, dy_ND: jax.Array) -> tuple:
   x, g, u, weights_NA, (gate, up, down), empty, layout = kept
   (N, D), A, dtype = dy_ND.shape, weights_NA.shape[1], dy_ND.dtype
   weight_M1 = to_rows(weights_NA.reshape(N * A, 1).astype(jnp.float32), layout)
-  d, d_columns = gradient(p, to_rows(dy_ND, layout))
-  dh_MF = _product(p, d, down, layout, jnp.float32)
-  h_MF, dg_MF, du_MF = swiglu_vjp(restored(g), restored(u), dh_MF * weight_M1)
+  d, d_columns = q.gradient(to_rows(dy_ND, layout))
+  dh_MF = product(q, d, down, layout, jnp.float32)
+  h_MF, dg_MF, du_MF = swiglu_vjp(dequantize_rows(*g), dequantize_rows(*u), dh_MF * weight_M1)
   dweight_M = jnp.sum(dh_MF * h_MF, axis=-1)
-  (dg, dg_columns), (du, du_columns) = gradient(p, dg_MF), gradient(p, du_MF)
-  x_columns = columns(p, restored(_sent(x, layout, A)))
+  (dg, dg_columns), (du, du_columns) = q.gradient(dg_MF), q.gradient(du_MF)
+  x_columns = q.regrouped(_sent(x, layout, A))
   pairs = (
     (x_columns, dg_columns),
     (x_columns, du_columns),
-    (columns(p, h_MF * weight_M1), d_columns),
+    (q.columns(h_MF * weight_M1), d_columns),
   )
   d_stacks = tuple(
-    grouped.k_grouped(*a, *b, layout, implementation=p.implementation).astype(like.dtype)
-    for (a, b), like in zip(pairs, empty, strict=True)
+    weight_gradient(q, *pair, layout).astype(like.dtype)
+    for pair, like in zip(pairs, empty, strict=True)
   )
-  dx_MD = _product(p, dg, gate, layout, jnp.float32) + _product(p, du, up, layout, jnp.float32)
+  dx_MD = product(q, dg, gate, layout, jnp.float32) + product(q, du, up, layout, jnp.float32)
   dx_ND = from_rows(dx_MD, layout).reshape(N, A, D).sum(axis=1)
   dweights_NA = from_rows(dweight_M[:, None], layout).reshape(N, A)
   return dx_ND.astype(dtype), dweights_NA.astype(weights_NA.dtype), d_stacks, None
 
 
-experts.defvjp(_forward, _backward)
-
-
-def _blocks(p: Precision, w_EDF: jax.Array) -> fp8.Quantized:
-  """128x128 blocks of every matrix, values [E, D, F] and scales [E, D / 128, F / 128]."""
-  E, D, F = w_EDF.shape
-  values, scale = fp8.quantize_blocks(w_EDF.reshape(E * D, F), implementation=p.implementation)
-  return values.reshape(E, D, F), scale.reshape(E, D // TILE, F // TILE)
+_experts.defvjp(_forward, _backward)
 
 
 def _sent(x: fp8.Quantized, layout: Layout, top_k: int) -> fp8.Quantized:
@@ -106,10 +96,3 @@ def _sent(x: fp8.Quantized, layout: Layout, top_k: int) -> fp8.Quantized:
     return jnp.where(held, taken, jnp.zeros((), a.dtype))
 
   return take(values_ND, 0), take(scale_CN, 1)
-
-
-def _product(
-  p: Precision, x: fp8.Quantized, w: fp8.Quantized, layout: Layout, dtype: jnp.dtype
-) -> jax.Array:
-  """Each row times its expert's matrix, transposed."""
-  return grouped.m_grouped(*x, *w, layout, out_dtype=dtype, implementation=p.implementation)

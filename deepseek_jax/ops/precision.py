@@ -7,8 +7,8 @@ be studied on any device. By name:
   bfloat16             rounded to bfloat16
   fp8                  E4M3 as V3 trained (2412.19437, section 3.3): activations and gradients in
                        1x128 tiles along the contraction, weights in 128x128 blocks
-  fp8_gradient_blocks  the same, but gradients of activations in 128x128 blocks, with which
-                       DeepSeek's 16B model diverged (appendix B.2)
+  fp8_gradient_blocks  the same, but in the product that makes an input's gradient, the output's
+                       in 128x128 blocks, with which DeepSeek's 16B model diverged (appendix B.2)
 
 FP8 products promote to float32 every 128 of the contraction; float32 throughout stands for that.
 Not rounded: embedding, head, router, norms, the attention core, up-projections absorbed in
@@ -35,6 +35,7 @@ import jax.numpy as jnp
 from deepseek_jax.config import ComputeConfig, require
 from deepseek_jax.ops.tiles import BLOCKS, COLUMNS, ROWS, quantize, rounded
 from pallas_kernels import dispatch
+from pallas_kernels.gemm.recipe import Quantizer, Recipe
 
 Round = Callable[[Any], Any]  # an array of any leading axes, to float32
 
@@ -105,7 +106,7 @@ ROUNDINGS = {
     keep_attended=_keep_bfloat16,
   ),
   "fp8": _FP8,
-  "fp8_gradient_blocks": _FP8._replace(gradient_rows=_blocks, gradient_columns=_blocks),
+  "fp8_gradient_blocks": _FP8._replace(gradient_rows=_blocks),
 }
 
 
@@ -139,6 +140,12 @@ class Precision:
   def implementation(self) -> str | None:
     """What operations of pallas_kernels are called with; XLA's forms where kernels are off."""
     return {"auto": None, "off": "xla"}.get(self.kernels, self.kernels)
+
+  @property
+  def quantizer(self) -> Quantizer:
+    """How kernels quantise the operands of FP8 products."""
+    blocks = self.name == "fp8_gradient_blocks"
+    return Quantizer(Recipe(gradient_blocks=blocks), self.implementation)
 
   @property
   def by_kernels(self) -> bool:

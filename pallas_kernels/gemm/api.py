@@ -1,8 +1,8 @@
 """FP8 matmuls as a model calls them: `linear` with its gradients, `matmul` of what is quantised.
 
 Of the operands, activations and their gradients have 1x128 tiles along the contraction and weights
-128x128 blocks; the weight gradient contracts over tokens, so both of its operands are regrouped in
-128x1 tiles, as transposed copies: Hopper multiplies FP8 only where the contraction lies innermost.
+128x128 blocks (`recipe`). The weight gradient contracts over tokens; its operands are transposed
+copies, since Hopper multiplies FP8 only where the contraction lies innermost.
 """
 
 import functools
@@ -14,7 +14,7 @@ from pallas_kernels import dispatch
 from pallas_kernels.fp8 import api as fp8
 from pallas_kernels.fp8.formats import TILE
 from pallas_kernels.gemm import mgpu, ref, tpu, xla
-from pallas_kernels.gemm.recipe import V3, Call, Recipe
+from pallas_kernels.gemm.recipe import V3, Call, Quantizer, Recipe, transposed
 
 _FORMS = {"ref": ref.matmul, "xla": xla.matmul, "tpu": tpu.matmul, "mgpu": mgpu.matmul}
 
@@ -61,14 +61,14 @@ def linear(
 ) -> jax.Array:
   """x . w^T [M, N] with all three matmuls in FP8; differentiable in x and w.
 
-  For the backward pass it keeps the input in FP8 as well, already regrouped, and the quantised
-  weight. Gradients have the dtypes of x and w; the weight's is computed in float32.
+  For the backward pass it keeps the input's 1x128 tiles and the quantised weight, a byte per
+  element. Gradients have the dtypes of x and w; the weight's is computed in float32.
 
   Args:
     x_MK: float32 or bfloat16; any number of tokens, at least one.
     w_NK: float32 or bfloat16. Axes that are no multiples of 128 are filled up with zeros.
   """
-  call = Call(recipe, implementation, jnp.dtype(out_dtype), x_MK.dtype, w_NK.dtype)
+  call = Call(Quantizer(recipe, implementation), jnp.dtype(out_dtype), x_MK.dtype, w_NK.dtype)
   (M, _), N = x_MK.shape, w_NK.shape[0]
   return _linear(call, filled_up(x_MK), filled_up(w_NK))[:M, :N]
 
@@ -81,25 +81,25 @@ def filled_up(x: jax.Array) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _linear(call: Call, x_MK: jax.Array, w_NK: jax.Array) -> jax.Array:
-  x = fp8.quantize_rows(x_MK, **call.quantizing)
-  w = fp8.quantize_blocks(w_NK, **call.quantizing)
-  return matmul(*x, *w, out_dtype=call.out_dtype, implementation=call.implementation)
+  return _forward(call, x_MK, w_NK)[0]
 
 
 def _forward(call: Call, x_MK: jax.Array, w_NK: jax.Array):
-  x, x_columns = fp8.quantize_both(x_MK, **call.quantizing)
-  w = fp8.quantize_blocks(w_NK, **call.quantizing)
-  y_MN = matmul(*x, *w, out_dtype=call.out_dtype, implementation=call.implementation)
-  return y_MN, (x_columns, w)
+  x, w = call.quantizer.rows(x_MK), call.quantizer.blocks(w_NK)
+  return product(call.quantizer, x, w, call.out_dtype), (x, w)
 
 
 def _backward(call: Call, kept, dy_MN: jax.Array) -> tuple[jax.Array, jax.Array]:
-  x_columns, (w_NK, w_scale) = kept
-  dy, dy_columns = call.quantized_gradient(dy_MN)
-  multiply = functools.partial(matmul, implementation=call.implementation)
-  dx_MK = multiply(*dy, w_NK.T, w_scale.T, out_dtype=call.x_dtype)
-  dw_NK = multiply(*dy_columns, *x_columns, out_dtype=jnp.float32)
+  x, w = kept
+  dy, dy_columns = call.quantizer.gradient(dy_MN)
+  dx_MK = product(call.quantizer, dy, transposed(w), call.x_dtype)
+  dw_NK = product(call.quantizer, dy_columns, call.quantizer.regrouped(x), jnp.float32)
   return dx_MK, dw_NK.astype(call.w_dtype)
 
 
 _linear.defvjp(_forward, _backward)
+
+
+def product(q: Quantizer, x: fp8.Quantized, w: fp8.Quantized, dtype: jnp.dtype) -> jax.Array:
+  """x . w^T by the quantiser's kernels."""
+  return matmul(*x, *w, out_dtype=dtype, implementation=q.implementation)

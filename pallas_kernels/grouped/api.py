@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from pallas_kernels import dispatch
 from pallas_kernels.fp8 import api as fp8
 from pallas_kernels.fp8.formats import E4M3, TILE
-from pallas_kernels.gemm.recipe import V3, Call, Recipe
+from pallas_kernels.gemm.recipe import V3, Call, Quantizer, Recipe, transposed
 from pallas_kernels.grouped import mgpu, ref, tpu, xla
 from pallas_kernels.grouped.bf16 import grouped_matmul_bf16
 from pallas_kernels.grouped.layout import Layout, masked
@@ -29,7 +29,7 @@ _K_FORMS = {
   "tpu": tpu.k_grouped,
   "mgpu": mgpu.k_grouped,
 }
-_Kept = tuple[fp8.Quantized, fp8.Quantized, Layout]  # x in columns, w, and where rows stand
+_Kept = tuple[fp8.Quantized, fp8.Quantized, Layout]  # x, w, and where rows stand
 __all__ = ["grouped_linear", "grouped_matmul_bf16", "k_grouped", "m_grouped"]
 
 
@@ -115,9 +115,8 @@ def grouped_linear(
 ) -> jax.Array:
   """The linear layers of G experts with FP8 operands, differentiable in x and w (2412.19437, 3.3).
 
-  x and the gradient are quantised in 1x128 tiles, w in 128x128 blocks, and for the weight gradient
-  x and the gradient again in 128x1 tiles. Kept for the backward pass are those tiles of x and the
-  blocks of w, a byte per element. Whatever padding holds, NaN too, its results and gradients are
+  Quantised as `recipe` says. Kept for the backward pass are the 1x128 tiles of x and the blocks of
+  w, a byte per element. Whatever padding holds, NaN too, its results and gradients are
   zero.
 
   Args:
@@ -126,7 +125,7 @@ def grouped_linear(
       dtype, x's gradient has x's.
     out_dtype: bfloat16 or float32.
   """
-  call = Call(recipe, implementation, jnp.dtype(out_dtype), x_MK.dtype, w_GNK.dtype)
+  call = Call(Quantizer(recipe, implementation), jnp.dtype(out_dtype), x_MK.dtype, w_GNK.dtype)
   _, N, K = w_GNK.shape
   _require(K % TILE == 0 and N % TILE == 0, f"K = {K} and N = {N} must be multiples of {TILE}.")
   _require(x_MK.shape[1] == K, f"x has K = {x_MK.shape[1]}, w {K}.")
@@ -135,41 +134,37 @@ def grouped_linear(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _linear(call: Call, x_MK: jax.Array, w_GNK: jax.Array, layout: Layout) -> jax.Array:
-  x = fp8.quantize_rows(masked(x_MK, layout), **call.quantizing)
-  return _product(call, x, _quantize_matrices(call, w_GNK), layout, call.out_dtype)
+  return _forward(call, x_MK, w_GNK, layout)[0]
 
 
 def _forward(
   call: Call, x_MK: jax.Array, w_GNK: jax.Array, layout: Layout
 ) -> tuple[jax.Array, _Kept]:
-  x, x_columns = fp8.quantize_both(masked(x_MK, layout), **call.quantizing)
-  w = _quantize_matrices(call, w_GNK)
-  return _product(call, x, w, layout, call.out_dtype), (x_columns, w, layout)
+  x, w = call.quantizer.rows(masked(x_MK, layout)), call.quantizer.blocks(w_GNK)
+  return product(call.quantizer, x, w, layout, call.out_dtype), (x, w, layout)
 
 
 def _backward(call: Call, kept: _Kept, dy_MN: jax.Array) -> tuple[jax.Array, jax.Array, None]:
-  x_columns, (w_GNK, w_scale_GNK), layout = kept
-  dy, dy_columns = call.quantized_gradient(masked(dy_MN, layout))
-  transposed = w_GNK.swapaxes(1, 2), w_scale_GNK.swapaxes(1, 2)  # blocks are square: still exact
-  dx_MK = _product(call, dy, transposed, layout, call.x_dtype)
-  dw_GNK = k_grouped(*dy_columns, *x_columns, layout, implementation=call.implementation)
+  x, w, layout = kept
+  dy, dy_columns = call.quantizer.gradient(masked(dy_MN, layout))
+  dx_MK = product(call.quantizer, dy, transposed(w), layout, call.x_dtype)
+  dw_GNK = weight_gradient(call.quantizer, dy_columns, call.quantizer.regrouped(x), layout)
   return dx_MK, dw_GNK.astype(call.w_dtype), None
 
 
 _linear.defvjp(_forward, _backward)
 
 
-def _product(
-  call: Call, x: fp8.Quantized, w: fp8.Quantized, layout: Layout, out_dtype: jnp.dtype
+def product(
+  q: Quantizer, x: fp8.Quantized, w: fp8.Quantized, layout: Layout, out_dtype: jnp.dtype
 ) -> jax.Array:
-  return m_grouped(*x, *w, layout, out_dtype=out_dtype, implementation=call.implementation)
+  """`m_grouped` by the quantiser's kernels."""
+  return m_grouped(*x, *w, layout, out_dtype=out_dtype, implementation=q.implementation)
 
 
-def _quantize_matrices(call: Call, w_GNK: jax.Array) -> fp8.Quantized:
-  """128x128 blocks of each matrix; the matrices stand on one another, no block crosses them."""
-  G, N, K = w_GNK.shape
-  values, scale = fp8.quantize_blocks(w_GNK.reshape(G * N, K), **call.quantizing)
-  return values.reshape(G, N, K), scale.reshape(G, N // TILE, K // TILE)
+def weight_gradient(q: Quantizer, a: fp8.Quantized, b: fp8.Quantized, layout: Layout) -> jax.Array:
+  """`k_grouped` by the quantiser's kernels."""
+  return k_grouped(*a, *b, layout, implementation=q.implementation)
 
 
 def _check(op: str, a: jax.Array, a_scale: jax.Array, b: jax.Array, b_scale: jax.Array) -> None:

@@ -29,7 +29,7 @@ def operands(precision):
   if precision == "bfloat16":
     return bfloat16, None, None
   blocks = precision == "fp8_gradient_blocks"
-  return numpy_rounded, BLOCKS if blocks else ROWS, BLOCKS if blocks else COLUMNS
+  return numpy_rounded, BLOCKS if blocks else ROWS, COLUMNS
 
 
 def assert_near(found, wanted, tolerance=2e-6):

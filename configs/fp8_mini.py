@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
       "attention": {"q_latent": 128, "kv_latent": 128, "nope_dim": 32, "rope_dim": 16, "v_dim": 32},
       "moe": {"experts": 8, "top_k": 2, "expert_ff": 128},
     },
-    schedule={"peak": 3e-3, "warmup": 50},
+    schedule={"peak": 1e-3, "warmup": 50, "speed": 1e-2},
     train={"steps": 1024, "checkpoint_every": 128},
     data={"source": "stdlib", "tokenizer": "byte", "batch": 16, "length": 256},
     optimizer={"moment_dtype": "bfloat16"},

@@ -182,7 +182,8 @@ def _wrong(form, args):
   try:
     got, found = races.run(lambda *x: form(*x), *args)  # another function: traced anew
   except jax.errors.JaxRuntimeError as error:
-    if "waiting at barrier" in str(error):  # a loader that is early may also pass a phase by
+    # A loader that is early may also pass a phase by, which ends as its threads happen to run.
+    if any(words in str(error) for words in ("waiting at barrier", "threads observed phase")):
       return True
     raise
   return bool(found) or not calc_diff(got, _reference(*args)) <= 1e-6  # NaN is wrong too

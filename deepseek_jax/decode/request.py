@@ -1,6 +1,7 @@
 """What is asked of an engine, and what it gives back."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -92,6 +93,19 @@ class Samples:
     """Sample i's new tokens without the stop token: what is decoded to text."""
     stopped_B = self.stopped_B if self.stop_tokens_B is None else self.stop_tokens_B
     return self.tokens_BT[i, : self.lengths_B[i] - stopped_B[i]].tolist()
+
+  def take(self, rows: Sequence[int]) -> "Samples":
+    """Those samples, in that order. `passes`, which is of all together, is 0 in it."""
+    chosen = np.asarray(rows, int)
+    stops_B = self.stop_tokens_B
+    return Samples(
+      self.tokens_BT[chosen],
+      self.logprobs_BT[chosen],
+      self.lengths_B[chosen],
+      self.stopped_B[chosen],
+      tuple(self.experts[i] for i in chosen) if self.experts else (),
+      None if stops_B is None else stops_B[chosen],
+    )
 
 
 def gather(requests: list[Request]) -> Samples:

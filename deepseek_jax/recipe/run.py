@@ -15,7 +15,12 @@ from pathlib import Path
 from deepseek_jax.config import ModelConfig, require
 from deepseek_jax.data.document import Sample
 from deepseek_jax.data.tokenizer import load_tokenizer
-from deepseek_jax.evaluate.evaluation import Evaluation, Protocol, evaluate, standard_protocols
+from deepseek_jax.evaluate.evaluation import (
+  Evaluation,
+  Protocol,
+  evaluate_each,
+  standard_protocols,
+)
 from deepseek_jax.plan.flops import forward_flops, train_flops
 from deepseek_jax.recipe.clock import Clock
 from deepseek_jax.recipe.config import PretrainStage, R1Config, ReinforceStage, TuneStage
@@ -172,10 +177,8 @@ class Run:
       max_new=settings.max_new,
       seed=self.config.seed,
     )
-    return [
-      evaluate(machine.engine, weights, self.tokenizer, self.task, each)
-      for each in standard_protocols(protocol)
-    ]
+    protocols = standard_protocols(protocol)
+    return evaluate_each(machine.engine, weights, self.tokenizer, self.task, protocols)
 
   def _count(self, entry: Entry, node: Node, steps: int) -> None:
     """Enters tokens and FLOPs, from the stage's metrics, so that resumptions count too."""

@@ -1,7 +1,6 @@
 """What is asked of an engine, and what it gives back."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -94,9 +93,8 @@ class Samples:
     stopped_B = self.stopped_B if self.stop_tokens_B is None else self.stop_tokens_B
     return self.tokens_BT[i, : self.lengths_B[i] - stopped_B[i]].tolist()
 
-  def take(self, rows: Sequence[int]) -> "Samples":
-    """Those samples, in that order. `passes`, which is of all together, is 0 in it."""
-    chosen = np.asarray(rows, int)
+  def take(self, chosen: np.ndarray) -> "Samples":
+    """The samples of those numbers. `passes`, which is of all together, is 0 in it."""
     stops_B = self.stop_tokens_B
     return Samples(
       self.tokens_BT[chosen],

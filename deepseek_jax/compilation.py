@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import jax
 import jaxlib
@@ -35,7 +35,7 @@ def use_cache(folder: str | os.PathLike[str] | None = None) -> Path | None:
   folder. A damaged entry is compiled anew. Returns the folder in use, or None without one; a
   folder that cannot be written to is told on standard error.
   """
-  config = jax.config
+  config: Any = jax.config  # whose fields are made at run time
   if not config.jax_enable_compilation_cache:
     return None
   if folder is None and config.jax_compilation_cache_dir:
@@ -124,31 +124,36 @@ class Watch:
     """Says on `stream` what is being compiled, if it takes longer than `patience` seconds."""
     self._stream, self._patience = stream, patience
 
-  def _event(self, event: str, **_: object) -> None:
+  def _event(self, event: str, **_: str | int) -> None:
     self._hits += event == _HIT
 
-  def _began(self, event: str, value: float | int, fun_name: str = "", **_: object) -> None:
+  def _began(self, event: str, value: float | int, **told: str | int) -> None:
     if event == _COMPILE and self._stream is not None:
-      self._timer = threading.Timer(self._patience, self._say, (fun_name,))
+      self._timer = threading.Timer(self._patience, self._say, (_name_of(told),))
       self._timer.daemon = True
       self._timer.start()
 
-  def _ended(self, event: str, seconds: float, fun_name: str = "", **_: object) -> None:
+  def _ended(self, event: str, duration_secs: float, **told: str | int) -> None:
     if event != _COMPILE:
       return
     if self._timer is not None:
       self._timer.cancel()
-    self.seconds += seconds
+    self.seconds += duration_secs
     if self._hits:
       self.cached += 1
     else:
       self.programs += 1
-      self.names.append(fun_name)
+      self.names.append(_name_of(told))
     self._hits = 0
 
   def _say(self, name: str) -> None:
     done = f"{self.programs} done in {self.seconds:.0f} s" if self.programs else "the first"
-    print(f"compiling {name.removeprefix('jit_')} ({done})", file=self._stream, flush=True)
+    print(f"compiling {name} ({done})", file=self._stream, flush=True)
+
+
+def _name_of(told: dict[str, str | int]) -> str:
+  """`decode` of `jit(decode)`."""
+  return str(told.get("fun_name", "")).removeprefix("jit(").removesuffix(")")
 
 
 _watch: Watch | None = None

@@ -27,7 +27,7 @@ def work(x):
   return x
 
 out = work(jnp.linspace(-1, 1, 96 * 96).reshape(96, 96))
-compiled = watch.names.count("jit(work)")
+compiled = watch.names.count("work")
 print(out.tobytes().hex()[:4096], compiled, jax.config.jax_compilation_cache_dir)
 """
 

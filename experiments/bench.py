@@ -5,6 +5,7 @@
   python -m experiments.bench --suite=decode --against=transformers
   python -m experiments.bench --suite=batching
   python -m experiments.bench --suite=speculative --model=runs/draft
+  python -m experiments.bench --suite=first_run
 
 train: one full training step of a preset, in float32, against transformers with torch; the median
 of interleaved pairs, and what our step spends its time on. experts: what a token costs with 32 and
@@ -14,8 +15,11 @@ once: GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in front of the command sees to that
 tokens per second on one checkpoint, with one row and with sixteen. batching: 64 requests of very
 different lengths in 16 slots, continuously and in static batches, and prompts that have something
 in common. speculative: a trained model's MTP module drafting for it (configs/pretrain_draft.py).
+first_run: seconds by part of the whole recipe of --config, with an empty cache of compiled programs
+and then, with another seed, with what that left.
 Every contender first warms up, as the heap takes several steps to settle. Nothing else should run
-meanwhile; the load average is in the result. --out=FILE keeps it as JSON.
+meanwhile; load average and the rate of a matrix product are in the result, which --out=FILE keeps
+as JSON.
 """
 
 import dataclasses
@@ -37,6 +41,7 @@ from deepseek_jax.plan.flops import parameters
 from deepseek_jax.presets import preset
 from experiments import program
 from experiments.benchmarks import decoders, trainers
+from experiments.benchmarks import first_run as first_runs
 from experiments.benchmarks.contender import Contender, Turn
 from experiments.benchmarks.timing import machine, pair_ratio, take_turns
 from experiments.benchmarks.trainers import Shape
@@ -53,7 +58,8 @@ def main() -> None:
   result = {"suite": FLAGS.suite, "before": machine()}
   result |= SUITES[FLAGS.suite]()
   result["after"] = machine()
-  print(f"load average {result['before']['load_average']} -> {result['after']['load_average']}")
+  for name, unit in (("load_average", ""), ("matmul_gflops", " GFLOP/s, float32 2048^3")):
+    print(f"{name}: {result['before'][name]} -> {result['after'][name]}{unit}")
   if FLAGS.out:
     _write(FLAGS.out, result)
 
@@ -158,12 +164,20 @@ def speculative() -> dict[str, Any]:
   return {"temperatures": results}
 
 
+def first_run() -> dict[str, Any]:
+  """Seconds by part of the recipe's first start, and of a second one."""
+  starts = first_runs.measure(FLAGS.config)
+  print(f"{FLAGS.config}\n{first_runs.table(starts)}")
+  return {"config": FLAGS.config, "starts": starts}
+
+
 SUITES: dict[str, Callable[[], dict[str, Any]]] = {
   "train": train,
   "experts": experts,
   "decode": decode,
   "batching": batching,
   "speculative": speculative,
+  "first_run": first_run,
 }
 
 
@@ -212,6 +226,7 @@ def _write(path: str, result: dict[str, Any]) -> None:
 if __name__ == "__main__":
   flags.DEFINE_enum("suite", "train", list(SUITES), "What is measured.")
   flags.DEFINE_string("model", "", "In --suite=speculative: a workdir or directory.")
+  flags.DEFINE_string("config", "configs/r1_tiny.py", "In --suite=first_run: of the recipe.")
   flags.DEFINE_enum("against", "", ["", "transformers"], "Whom to measure beside; none if empty.")
   flags.DEFINE_string("preset", "v3_100m", "The architecture, one of deepseek_jax/presets.py.")
   flags.DEFINE_integer("batch", 8, "Rows.")

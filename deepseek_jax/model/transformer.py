@@ -7,6 +7,7 @@ file that scans or rematerialises layers.
 
 import functools
 import typing
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -93,7 +94,9 @@ class Transformer(nn.Module):
 
   def _one_by_one(self, x_BTD, span: Span, bias_LE, cache: DecodeCache | None):
     """The layers without a scan, each with its own parameters and entry of the cache."""
-    c, rotation = self.config, self._rotation(span)
+    c = self.config
+    # Else XLA computes sines and cosines again in every layer.
+    rotation = jax.lax.optimization_barrier(self._rotation(span))
     keys, index = span, None
     if cache is not None:
       keys, index = extend(cache.span, span, cache.index), cache.index
@@ -277,10 +280,13 @@ def mtp_draft(
   return typing.cast(tuple[jax.Array, jax.Array, Entry], out)
 
 
-def head_DV(model: Transformer, weights: Weights) -> jax.Array:
-  """The output projection in the compute dtype; the embedding transposed when tied."""
+def head_DV(model: Transformer, weights: Weights) -> Any:
+  """The output projection in the compute dtype; the embedding transposed when tied.
+
+  Weights prepared for decoding on a CPU have it oriented (`ops.oriented`), a tied one too.
+  """
   params = weights.params
-  head = params["embed_VD"].T if model.config.tied else params["head_DV"]
+  head = params["head_DV"] if "head_DV" in params else params["embed_VD"].T
   return head.astype(model.compute.dtype)
 
 

@@ -24,13 +24,13 @@ def measure(config: str) -> dict[str, Any]:
   require(
     Path(config).is_file(), f"--config={config} is no file; name one like configs/r1_tiny.py."
   )
-  loading = _seconds([sys.executable, "-c", f"import {_MODULE}"])
   starts = {}
   with tempfile.TemporaryDirectory() as folder:
     for seed, name in enumerate(("empty cache", "same cache")):
       workdir = Path(folder) / str(seed)
       command = [sys.executable, "-m", _MODULE, f"--config={config}", f"--config.seed={seed}"]
       command += [f"--workdir={workdir}", f"--compilation_cache={folder}/cache"]
+      loading = _seconds([sys.executable, "-c", f"import {_MODULE}"])
       wall = _seconds(command)
       ledger = read_results(workdir / "results.json")["ledger"]
       starts[f"{name}, seed {seed}"] = account(ledger, loading, wall)

@@ -121,12 +121,12 @@ def test_outputs_are_near_and_not_equal(precision, mini, run):
 def test_decoding_leaves_matrices_as_trained_where_tiles_are_wanted(mini):
   def oriented(precision):
     model, weights = mini("v3", precision=precision)
-    moe = dataclasses.replace(model.config.moe, expert_ff=64)
+    moe = dataclasses.replace(model.config.moe, expert_ff=128)
     model = model.clone(config=dataclasses.replace(model.config, d_model=64, moe=moe))
     stacks = {
-      "gate_EDF": np.ones((1, 8, 64, 64)),
-      "up_EDF": np.ones((1, 8, 64, 64)),
-      "down_EFD": np.ones((1, 8, 64, 64)),
+      "gate_EDF": np.ones((1, 8, 64, 128)),
+      "up_EDF": np.ones((1, 8, 64, 128)),
+      "down_EFD": np.ones((1, 8, 128, 64)),
     }
     params = {"moe": {"ffn": stacks}, "dense": {"norm_D": np.ones((2, 64))}}
     prepared = prepare(model, weights.replace(params=params))

@@ -94,9 +94,7 @@ class Transformer(nn.Module):
 
   def _one_by_one(self, x_BTD, span: Span, bias_LE, cache: DecodeCache | None):
     """The layers without a scan, each with its own parameters and entry of the cache."""
-    c = self.config
-    # Else XLA computes sines and cosines again in every layer.
-    rotation = jax.lax.optimization_barrier(self._rotation(span))
+    c, rotation = self.config, self._rotation(span)
     keys, index = span, None
     if cache is not None:
       keys, index = extend(cache.span, span, cache.index), cache.index

@@ -62,10 +62,9 @@ def single(q_B1HK, k_BSGK, v_BSGU, queries: Span, keys: Span, scale: float) -> j
   """`naive` for one query, as in decoding: products whose operands stay as they lie in memory.
 
   With an axis for queries XLA copies keys and values transposed, which takes longer than the rest.
-  On a CPU so does an axis of key/value heads between slots and width: there a query meets the keys
-  of all of them at once, being zero where they are not its own (G times the products, no copy).
+  On a CPU so does it with an axis of key/value heads between slots and width: see `_all_heads`.
   """
-  if jax.default_backend() == "cpu":
+  if k_BSGK.shape[2] > 1 and jax.default_backend() == "cpu":
     return _all_heads(q_B1HK, k_BSGK, v_BSGU, queries, keys, scale)
   B, _, H, K = q_B1HK.shape
   G, U = v_BSGU.shape[2], v_BSGU.shape[3]
@@ -94,8 +93,8 @@ def _all_heads(q_B1HK, k_BSGK, v_BSGU, queries: Span, keys: Span, scale: float) 
   mask_B1S = visible_BTS(queries, keys)
   weights_BHS = jax.nn.softmax(jnp.where(mask_B1S, scores_BHS * scale, MASKED), axis=-1)
   out_BHM = jnp.einsum("bhs,bsm->bhm", weights_BHS.astype(v_BSGU.dtype), v_BSM)
-  out_BHGU = jnp.where(own_HG1, out_BHM.reshape(B, H, G, U), 0)
-  return out_BHGU.sum(axis=2)[:, None]
+  out_BGJGU = out_BHM.reshape(B, G, H // G, G, U)
+  return jnp.stack([out_BGJGU[:, g, :, g] for g in range(G)], axis=1).reshape(B, 1, H, U)
 
 
 def whole(q_BTHK, k_BSGK, v_BSGU, queries: Span, keys: Span, scale: float) -> jax.Array:

@@ -59,7 +59,6 @@ def _product(x: jax.Array, w: jax.Array, out: jax.typing.DTypeLike | None) -> ja
 
   Of sixteen rows and more, narrow matrices (N <= K) are faster on the left, wide ones on the right.
   """
-  x = jax.lax.optimization_barrier(x)  # else what made it is computed again for each of its uses
   last, stack = x.ndim - 1, tuple(range(x.ndim - 2))
   dimensions = (((last,), (last,)), (stack, stack))
   (rows, inputs), outputs = x.shape[-2:], w.shape[-2]

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from deepseek_jax.ops.strips import Strips
 
 from deepseek_jax.decode.weights import prepare
 from deepseek_jax.model.cache import init_cache
 from deepseek_jax.model.transformer import forward, init_weights, mtp_hidden
+from deepseek_jax.ops.oriented import Oriented
 from deepseek_jax.ops.precision import ROUNDINGS
 
 B, T = 2, 5
@@ -118,22 +118,22 @@ def test_outputs_are_near_and_not_equal(precision, mini, run):
   assert 1e-4 < off < (0.03 if precision == "bfloat16" else 0.3)
 
 
-def test_decoding_leaves_matrices_whole_where_tiles_are_wanted(mini):
-  def strips(precision):
+def test_decoding_leaves_matrices_as_trained_where_tiles_are_wanted(mini):
+  def oriented(precision):
     model, weights = mini("v3", precision=precision)
-    moe = dataclasses.replace(model.config.moe, expert_ff=64)
+    moe = dataclasses.replace(model.config.moe, expert_ff=128)
     model = model.clone(config=dataclasses.replace(model.config, d_model=64, moe=moe))
     stacks = {
-      "gate_EDF": np.ones((1, 8, 64, 64)),
-      "up_EDF": np.ones((1, 8, 64, 64)),
-      "down_EFD": np.ones((1, 8, 64, 64)),
+      "gate_EDF": np.ones((1, 8, 64, 128)),
+      "up_EDF": np.ones((1, 8, 64, 128)),
+      "down_EFD": np.ones((1, 8, 128, 64)),
     }
     params = {"moe": {"ffn": stacks}, "dense": {"norm_D": np.ones((2, 64))}}
-    prepared = prepare(model, weights.replace(params=params), 4)
-    leaves = jax.tree.leaves(prepared.params, is_leaf=lambda x: isinstance(x, Strips))
-    return any(isinstance(leaf, Strips) for leaf in leaves)
+    prepared = prepare(model, weights.replace(params=params))
+    leaves = jax.tree.leaves(prepared.params, is_leaf=lambda x: isinstance(x, Oriented))
+    return any(isinstance(leaf, Oriented) for leaf in leaves)
 
-  assert strips("plain") and not strips("fp8")
+  assert oriented("plain") and not oriented("fp8")
 
 
 @pytest.mark.parametrize("precision", ["plain", "fp8"])

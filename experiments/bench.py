@@ -5,6 +5,7 @@
   python -m experiments.bench --suite=decode --against=transformers
   python -m experiments.bench --suite=batching
   python -m experiments.bench --suite=speculative --model=runs/draft
+  python -m experiments.bench --suite=grpo --against=trl [--model=M]
 
 train: one full training step of a preset, in float32, against transformers with torch; the median
 of interleaved pairs, and what our step spends its time on. experts: what a token costs with 32 and
@@ -14,6 +15,9 @@ once: GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in front of the command sees to that
 tokens per second on one checkpoint, with one row and with sixteen. batching: 64 requests of very
 different lengths in 16 slots, continuously and in static batches, and prompts that have something
 in common. speculative: a trained model's MTP module drafting for it (configs/pretrain_draft.py).
+grpo: whole steps of reinforcement, 2 prompts x 8 samples x 64 tokens, on the dense checkpoint of
+--model (a Hugging Face directory, a GGUF file or a workdir; else a random model of SmolLM2-135M's
+shape), beside TRL's trainer (`pip install trl`); the first step, which compiles, is told apart.
 Every contender first warms up, as the heap takes several steps to settle. Nothing else should run
 meanwhile; the load average is in the result. --out=FILE keeps it as JSON.
 """
@@ -36,7 +40,7 @@ from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.plan.flops import parameters
 from deepseek_jax.presets import preset
 from experiments import program
-from experiments.benchmarks import decoders, trainers
+from experiments.benchmarks import decoders, reinforcement, trainers
 from experiments.benchmarks.contender import Contender, Turn
 from experiments.benchmarks.timing import machine, pair_ratio, take_turns
 from experiments.benchmarks.trainers import Shape
@@ -50,6 +54,11 @@ def main() -> None:
   require(FLAGS.pairs > 0, f"--pairs is {FLAGS.pairs}; it must be positive.")
   require(FLAGS.steps > 0, f"--steps is {FLAGS.steps}; it must be positive.")
   require(FLAGS.warmup > 0, f"--warmup is {FLAGS.warmup}; it must be positive.")
+  rivals = ["", *RIVALS.get(FLAGS.suite, [])]
+  require(
+    FLAGS.against in rivals,
+    f"--against={FLAGS.against} has no --suite={FLAGS.suite}; use one of {rivals}.",
+  )
   result = {"suite": FLAGS.suite, "before": machine()}
   result |= SUITES[FLAGS.suite]()
   result["after"] = machine()
@@ -158,13 +167,29 @@ def speculative() -> dict[str, Any]:
   return {"temperatures": results}
 
 
+def grpo() -> dict[str, Any]:
+  """Seconds of a GRPO step, sampling and updating apart, and of another's whole step."""
+  result = reinforcement.measure(FLAGS.model, FLAGS.against, FLAGS.pairs)
+  for name, found in result["seconds"].items():
+    parts = [f"{p} {found[p]:.2f}, " for p in ("sampling", "updating") if p in found]
+    shown = f"{''.join(parts)}the first {found['first']:.1f}"
+    print(f"  {name:14}{found['step']:9.2f} s a step ({shown})   {found['all']}")
+  if FLAGS.against:
+    print(f"  ratio         {result['ratio']:9.2f} (median of {FLAGS.pairs} pairs)")
+  return result
+
+
 SUITES: dict[str, Callable[[], dict[str, Any]]] = {
   "train": train,
   "experts": experts,
   "decode": decode,
   "batching": batching,
   "speculative": speculative,
+  "grpo": grpo,
 }
+
+
+RIVALS = {"train": ["transformers"], "decode": ["transformers"], "grpo": ["trl"]}
 
 
 def _race(
@@ -212,7 +237,9 @@ def _write(path: str, result: dict[str, Any]) -> None:
 if __name__ == "__main__":
   flags.DEFINE_enum("suite", "train", list(SUITES), "What is measured.")
   flags.DEFINE_string("model", "", "In --suite=speculative: a workdir or directory.")
-  flags.DEFINE_enum("against", "", ["", "transformers"], "Whom to measure beside; none if empty.")
+  flags.DEFINE_enum(
+    "against", "", ["", "transformers", "trl"], "Whom to measure beside; none if empty."
+  )
   flags.DEFINE_string("preset", "v3_100m", "The architecture, one of deepseek_jax/presets.py.")
   flags.DEFINE_integer("batch", 8, "Rows.")
   flags.DEFINE_integer("length", 256, "Tokens of a row, in --suite=train.")

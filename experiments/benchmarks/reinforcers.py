@@ -89,9 +89,7 @@ class _Prompts:
   texts: list[str]
   name: str = "words"
 
-  def sample(
-    self, split: Split, index: int, seed: int, language: str | None = None
-  ) -> Problem:
+  def sample(self, split: Split, index: int, seed: int, language: str | None = None) -> Problem:
     text = self.texts[index % len(self.texts)]
     return Problem(prompt=text, task=self.name, key=text)
 

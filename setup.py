@@ -15,6 +15,7 @@ REQUIRED = [
   "tensorboardX>=2.6",
   "jaxtyping>=0.2.34",
   "matplotlib>=3.8",
+  "filelock>=3.12",  # with which JAX bounds its cache of compiled programs
 ]
 
 EXTRAS = {

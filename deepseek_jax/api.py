@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deepseek_jax import compilation
 from deepseek_jax.config import ComputeConfig, ConfigError, ModelConfig, from_dict, require
 from deepseek_jax.data.conversation import Message, chat_prompt, stop_ids, text_prompt
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -222,11 +223,13 @@ def load(
   stay bfloat16 where the files have that.
 
   Of the R1 recipe's workdir it is that of `stage`, without which it is r1, or while that is not
-  finished the last finished stage of the same model. `compute` changes how it is run.
+  finished the last finished stage of the same model. `compute` changes how it is run. Programs that
+  the process compiles from here on are kept in a folder: see `compilation.use_cache`.
 
   Raises:
     ConfigError: there is no such directory, it holds no model yet, or not what it should hold.
   """
+  compilation.use_cache()
   folder = Path(path)
   compute = compute or ComputeConfig()
   recipe = folder.is_dir() and not is_pretrained(folder) and "teacher" in read_config(folder)
@@ -263,6 +266,7 @@ def _compiled_logits(model: transformer.Transformer) -> Callable[..., jax.Array]
 
 def run_r1(config: Any, directory: str | os.PathLike[str]) -> RunView:
   """Runs the recipe of a config (`configs.r1_tiny.get_config()`) in a workdir, and reads it."""
+  compilation.use_cache()
   _run_r1(r1_config(config.to_dict()), Path(directory))
   return read_run(Path(directory))
 

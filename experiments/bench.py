@@ -2,9 +2,10 @@
 
   python -m experiments.bench --suite=train --against=transformers
   python -m experiments.bench --suite=experts
-  python -m experiments.bench --suite=decode --against=transformers
+  python -m experiments.bench --suite=decode --against=transformers [--model=M]
   python -m experiments.bench --suite=batching
   python -m experiments.bench --suite=speculative --model=runs/draft
+  python -m experiments.bench --suite=first_run
   python -m experiments.bench --suite=grpo --against=trl [--model=M]
 
 train: one full training step of a preset, in float32, against transformers with torch; the median
@@ -12,14 +13,18 @@ of interleaved pairs, and what our step spends its time on. experts: what a toke
 with 128 experts at the same top-k, in rows of 256 and then of 1,024 tokens (rematerialised, for
 both contenders stay in memory). The latter fit into 24 GB only where freed memory goes back at
 once: GLIBC_TUNABLES=glibc.malloc.hugetlb=1 in front of the command sees to that. decode: greedy
-tokens per second on one checkpoint, with one row and with sixteen. batching: 64 requests of very
-different lengths in 16 slots, continuously and in static batches, and prompts that have something
-in common. speculative: a trained model's MTP module drafting for it (configs/pretrain_draft.py).
-grpo: whole steps of reinforcement, 2 prompts x 8 samples x 64 tokens, on the dense checkpoint of
+tokens per second on one checkpoint, with one row and with sixteen: that of --model, which may be a
+Hugging Face directory, a GGUF file or a workdir, else the preset with random weights. batching: 64
+requests of very different lengths in 16 slots, continuously and in static batches, and prompts that
+have something in common. speculative: a trained model's MTP module drafting for it
+(configs/pretrain_draft.py). first_run: seconds by part of the whole recipe of --config, with an
+empty cache of compiled programs and then, with another seed, with what that left.
+grpo: whole steps of reinforcement, 2 prompts x 8 samples x 64 tokens, on the checkpoint of
 --model (a Hugging Face directory, a GGUF file or a workdir; else a random model of SmolLM2-135M's
 shape), beside TRL's trainer (`pip install trl`); the first step, which compiles, is told apart.
 Every contender first warms up, as the heap takes several steps to settle. Nothing else should run
-meanwhile; the load average is in the result. --out=FILE keeps it as JSON.
+meanwhile; load average and the rate of a matrix product are in the result, which --out=FILE keeps
+as JSON.
 """
 
 import dataclasses
@@ -35,18 +40,18 @@ from absl import flags
 
 from deepseek_jax import api
 from deepseek_jax.config import ConfigError, require
-from deepseek_jax.hub.safetensors import save_pretrained
+from deepseek_jax.hub.safetensors import is_pretrained, save_pretrained
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.plan.flops import parameters
 from deepseek_jax.presets import preset
 from experiments import program
 from experiments.benchmarks import decoders, reinforcement, trainers
+from experiments.benchmarks import first_run as first_runs
 from experiments.benchmarks.contender import Contender, Turn
 from experiments.benchmarks.timing import machine, pair_ratio, take_turns
 from experiments.benchmarks.trainers import Shape
 
 FLAGS = flags.FLAGS
-NEW_TOKENS = 256  # of every row in a turn of --suite=decode
 
 
 def main() -> None:
@@ -62,7 +67,8 @@ def main() -> None:
   result = {"suite": FLAGS.suite, "before": machine()}
   result |= SUITES[FLAGS.suite]()
   result["after"] = machine()
-  print(f"load average {result['before']['load_average']} -> {result['after']['load_average']}")
+  for name, unit in (("load_average", ""), ("matmul_gflops", " GFLOP/s, float32 2048^3")):
+    print(f"{name}: {result['before'][name]} -> {result['after'][name]}{unit}")
   if FLAGS.out:
     _write(FLAGS.out, result)
 
@@ -109,15 +115,17 @@ def experts() -> dict[str, Any]:
 
 def decode() -> dict[str, Any]:
   """Greedy tokens per second on one checkpoint, with one row and with sixteen."""
+  tokens = FLAGS.new_tokens
+  require(tokens > 0, f"--new_tokens is {tokens}; it must be positive.")
   names = ["deepseek_jax", *([FLAGS.against] if FLAGS.against else [])]
-  result: dict[str, Any] = {"new_tokens": NEW_TOKENS, "batches": {}}
+  result: dict[str, Any] = {"model": FLAGS.model, "new_tokens": tokens, "batches": {}}
   with tempfile.TemporaryDirectory() as folder:
-    _random_checkpoint(folder)
+    directory = _checkpoint(folder, FLAGS.preset)
     for batch in (1, 16):
-      reading = decoders.Reading(folder, batch)
+      reading = decoders.Reading(directory, batch)
       entries = {name: (decoders.CONTENDERS[name], reading) for name in names}
-      seconds = _race(entries, steps=NEW_TOKENS, warmup=NEW_TOKENS)
-      rates = {n: batch * NEW_TOKENS / statistics.median(s) for n, s in seconds.items()}
+      seconds = _race(entries, steps=tokens, warmup=tokens)
+      rates = {n: batch * tokens / statistics.median(s) for n, s in seconds.items()}
       result["batches"][batch] = {"tokens_per_second": rates, "seconds": seconds}
       shown = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
       print(f"  batch {batch:2}: {shown} tokens/s", end="")
@@ -129,11 +137,23 @@ def decode() -> dict[str, Any]:
   return result
 
 
-def _random_checkpoint(folder: str) -> None:
-  """The preset with random weights as a Hugging Face directory, which all contenders load."""
-  model = Transformer(dataclasses.replace(preset(FLAGS.preset), mtp_depth=0))
-  weights = jax.jit(lambda key: init_weights(model, key))(jax.random.key(0))
-  save_pretrained(os.path.join(folder, ""), model.config, weights)
+def _checkpoint(folder: str, otherwise: str) -> str:
+  """A Hugging Face directory that all contenders load: --model, or made in `folder`.
+
+  It is made in float32 of a GGUF file or a workdir, and of the preset `otherwise` with random
+  weights where no model is named.
+  """
+  if FLAGS.model and is_pretrained(FLAGS.model):
+    return FLAGS.model
+  if FLAGS.model:
+    model = api.load(FLAGS.model)
+    config, weights = model.config, model.weights
+  else:
+    random = Transformer(dataclasses.replace(preset(otherwise), mtp_depth=0))
+    config = random.config
+    weights = jax.jit(lambda key: init_weights(random, key))(jax.random.key(0))
+  save_pretrained(os.path.join(folder, ""), config, weights)
+  return folder
 
 
 def batching() -> dict[str, Any]:
@@ -167,9 +187,18 @@ def speculative() -> dict[str, Any]:
   return {"temperatures": results}
 
 
+def first_run() -> dict[str, Any]:
+  """Seconds by part of the recipe's first start, and of a second one."""
+  starts = first_runs.measure(FLAGS.config)
+  print(f"{FLAGS.config}\n{first_runs.table(starts)}")
+  return {"config": FLAGS.config, "starts": starts}
+
+
 def grpo() -> dict[str, Any]:
   """Seconds of a GRPO step, sampling and updating apart, and of another's whole step."""
-  result = reinforcement.measure(FLAGS.model, FLAGS.against, FLAGS.pairs)
+  with tempfile.TemporaryDirectory() as folder:
+    directory = _checkpoint(folder, "smollm2_135m")
+    result = reinforcement.measure(directory, FLAGS.against, FLAGS.pairs)
   for name, found in result["seconds"].items():
     parts = [f"{p} {found[p]:.2f}, " for p in ("sampling", "updating") if p in found]
     shown = f"{''.join(parts)}the first {found['first']:.1f}"
@@ -185,6 +214,7 @@ SUITES: dict[str, Callable[[], dict[str, Any]]] = {
   "decode": decode,
   "batching": batching,
   "speculative": speculative,
+  "first_run": first_run,
   "grpo": grpo,
 }
 
@@ -236,13 +266,15 @@ def _write(path: str, result: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
   flags.DEFINE_enum("suite", "train", list(SUITES), "What is measured.")
-  flags.DEFINE_string("model", "", "In --suite=speculative: a workdir or directory.")
+  flags.DEFINE_string("model", "", "In --suite=decode, grpo and speculative: which model.")
+  flags.DEFINE_string("config", "configs/r1_tiny.py", "In --suite=first_run: of the recipe.")
   flags.DEFINE_enum(
     "against", "", ["", "transformers", "trl"], "Whom to measure beside; none if empty."
   )
   flags.DEFINE_string("preset", "v3_100m", "The architecture, one of deepseek_jax/presets.py.")
   flags.DEFINE_integer("batch", 8, "Rows.")
   flags.DEFINE_integer("length", 256, "Tokens of a row, in --suite=train.")
+  flags.DEFINE_integer("new_tokens", 256, "Of every row in a turn of --suite=decode.")
   flags.DEFINE_integer("pairs", 5, "How often each contender has its turn.")
   flags.DEFINE_integer("steps", 2, "Steps of one turn.")
   flags.DEFINE_integer("warmup", 8, "Steps of each contender before the first turn.")

@@ -20,7 +20,7 @@ from absl import flags
 from deepseek_jax import api
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.decode.engine import SlotEngine
-from deepseek_jax.evaluate.evaluation import Evaluation, Protocol, evaluate
+from deepseek_jax.evaluate.evaluation import Evaluation, Protocol, evaluate_each
 from deepseek_jax.evaluate.figures import table
 from deepseek_jax.evaluate.file_benchmark import FileBenchmark, load_file_benchmark
 from deepseek_jax.evaluate.report import Report, choose_exhibits, write_report
@@ -44,9 +44,7 @@ def main() -> None:
   require(model.tokenizer is not None, f"{FLAGS.model} has no tokenizer to read prompts with.")
   assert model.tokenizer is not None
   engine = SlotEngine(model.transformer, FLAGS.batch)
-  evaluations = [
-    evaluate(engine, model.weights, model.tokenizer, task, protocol) for protocol in protocols
-  ]
+  evaluations = evaluate_each(engine, model.weights, model.tokenizer, task, protocols)
   _write(Path(FLAGS.out), evaluations, time.monotonic() - start)
 
 

@@ -10,14 +10,22 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from deepseek_jax import compilation
 from deepseek_jax.config import ConfigError
 from deepseek_jax.train.checkpoint import disk_is_full
 from deepseek_jax.train.loop import Terminated, TrainingDiverged
 
 DIVERGED, BAD_INPUT, TERMINATED = 1, 2, 143
+flags.DEFINE_string(
+  "compilation_cache",
+  None,
+  "The folder in which compiled programs are kept, `off` for none; by default below ~/.cache, or "
+  "what JAX_COMPILATION_CACHE_DIR says.",
+)
 
 
 def training_flags() -> None:
@@ -52,8 +60,14 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _guarded(main: Callable[[], None]) -> None:
+  cache = flags.FLAGS.compilation_cache
+  if cache == "off":
+    jax.config.update("jax_enable_compilation_cache", False)
+  else:
+    compilation.use_cache(cache)
   try:
-    main()
+    with compilation.telling():
+      main()
   except ConfigError as error:
     _exit(error, BAD_INPUT)
   except OSError as error:

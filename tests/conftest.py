@@ -11,7 +11,10 @@ from pathlib import Path
 import jax
 import pytest
 
+from deepseek_jax import compilation
+
 jax.config.update("jax_num_cpu_devices", 8)
+compilation.use_cache()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -130,7 +130,7 @@ class SlotEngine:
     ref = self._held.get("of")
     if ref is None or ref() is not weights:
       self._held.clear()
-      self._held["prepared"] = prepare(self.model, weights, self.slots)
+      self._held["prepared"] = prepare(self.model, weights)
       self._held["of"] = weakref.ref(weights, lambda _: self._held.clear())
     return self._held["prepared"]
 

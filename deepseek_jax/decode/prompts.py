@@ -1,8 +1,8 @@
 """Prefill on the host's side: prompts to caches, in buckets, in pieces, and common parts once.
 
-Prompts that go in together are padded on the left to one of few lengths. Beyond `piece` tokens they
-go in piece by piece. What all prompts of a call begin with is computed once (`Prefix`); equal
-prompts, such as the samples of a group, are one prompt.
+Prompts that go in together are padded on the left to one of few widths, each twice the one before.
+Beyond `piece` tokens they go in piece by piece. What all prompts of a call begin with is computed
+once (`Prefix`); equal prompts, such as the samples of a group, are one prompt.
 """
 
 import dataclasses
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from deepseek_jax.decode.rows import regather
@@ -19,17 +18,14 @@ from deepseek_jax.model.cache import DecodeCache
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.types import Weights
 
-_GRAIN = 16  # prompt lengths are multiples of it
-_WORTH = 64  # a common beginning of fewer tokens is not kept apart
+_GRAIN = 16  # the least width of prompts; the others are its doubles
+_COMMON = 64  # a common beginning is kept apart by so many tokens at a time
 
 
 def bucket(count: int, grain: int) -> int:
-  """The smallest of grain * (1, 2, 3, 4, 6, 8, 12, 16, ...) that is not below `count`."""
+  """The smallest of grain * (1, 2, 4, 8, ...) that is not below `count`."""
   units = max(1, -(-count // grain))
-  power = 1 << (units.bit_length() - 1)
-  if units == power:
-    return units * grain
-  return grain * (power * 3 // 2 if 2 * units <= 3 * power else power * 2)
+  return grain << (units - 1).bit_length()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,24 +62,29 @@ class Prefiller:
       return self
     shortest = min(map(len, prompts)) - 1
     same = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), shortest)
-    length = min(same, shortest)
-    if length < _WORTH:
+    length = min(same, shortest) // _COMMON * _COMMON
+    if length == 0:
       return self
     prefix = tuple(first[:length])
-    return dataclasses.replace(self, prefix=prefix, start=self([list(prefix)]))
+    return dataclasses.replace(self, prefix=prefix, start=self([list(prefix)], 1))
 
-  def __call__(self, prompts: Sequence[Sequence[int]]) -> Prefilled:
-    """Distinct prompts, each longer than the prefix."""
-    done = len(self.prefix)
-    rests = [prompt[done:] for prompt in prompts]
-    tokens_NT, real_NT = self._pad(rests)
+  def width(self, prompts: Sequence[Sequence[int]]) -> int:
+    """The slots that prompts take beyond the prefix, their padding included."""
+    longest = max(map(len, prompts)) - len(self.prefix)
+    width = bucket(longest, _GRAIN)
+    return width if width <= self.piece else bucket(longest, self.piece)
+
+  def __call__(self, prompts: Sequence[Sequence[int]], count: int) -> Prefilled:
+    """Distinct prompts, each longer than the prefix, and nothing to fill up to `count`."""
+    rests = [prompt[len(self.prefix) :] for prompt in prompts]
+    tokens_NT, real_NT = _pad(rests, count, self.width(prompts))
     next_NT = np.pad(tokens_NT[:, 1:], ((0, 0), (0, 1)))
     count, width = tokens_NT.shape
     cache = self._begin(count, width)
     experts_LNTA: list[Any] = []
     for at in range(0, width, self.piece):
       cut = slice(at, at + self.piece)
-      piece = (jnp.asarray(x[:, cut]) for x in (tokens_NT, next_NT, real_NT))
+      piece = (x[:, cut] for x in (tokens_NT, next_NT, real_NT))
       cache, hidden_ND, logits_NV, met = prefill(self.model, self.weights, cache, *piece)
       experts_LNTA.append(met)
     met_LNTA = np.concatenate(jax.device_get(experts_LNTA), axis=2)
@@ -94,24 +95,20 @@ class Prefiller:
     ]
     return Prefilled(cache, hidden_ND, logits_NV, experts)
 
-  def _pad(self, prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and which are real, padded on the left; rows beyond the prompts hold nothing."""
-    longest = max(map(len, prompts))
-    width = bucket(longest, _GRAIN)
-    if width > self.piece:
-      width = bucket(-(-longest // self.piece), 1) * self.piece
-    count = 1 << (len(prompts) - 1).bit_length()
-    tokens_NT = np.zeros((count, width), np.int32)
-    real_NT = np.zeros((count, width), bool)
-    for row, prompt in enumerate(prompts):
-      tokens_NT[row, width - len(prompt) :] = prompt
-      real_NT[row, width - len(prompt) :] = True
-    return tokens_NT, real_NT
-
   def _begin(self, count: int, width: int) -> DecodeCache:
     """A cache for prompts of `width` more tokens: empty, or with the prefix in every row."""
     if self.start is None:
       return empty_cache(self.model, count, width, self.drafting)
     slots = self.start.slots
-    take_N = jnp.zeros(count, jnp.int32)
-    return regather(self.start.cache, take_N, jnp.int32(slots), slots=slots + width)
+    take_N = np.zeros(count, np.int32)
+    return regather(self.start.cache, take_N, np.int32(slots), slots=slots + width)
+
+
+def _pad(prompts: Sequence[Sequence[int]], count: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+  """Tokens and which are real [count, width], padded on the left; other rows hold nothing."""
+  tokens_NT = np.zeros((count, width), np.int32)
+  real_NT = np.zeros((count, width), bool)
+  for row, prompt in enumerate(prompts):
+    tokens_NT[row, width - len(prompt) :] = prompt
+    real_NT[row, width - len(prompt) :] = True
+  return tokens_NT, real_NT

@@ -93,6 +93,18 @@ class Samples:
     stopped_B = self.stopped_B if self.stop_tokens_B is None else self.stop_tokens_B
     return self.tokens_BT[i, : self.lengths_B[i] - stopped_B[i]].tolist()
 
+  def take(self, chosen: np.ndarray) -> "Samples":
+    """The samples of those numbers. `passes`, which is of all together, is 0 in it."""
+    stops_B = self.stop_tokens_B
+    return Samples(
+      self.tokens_BT[chosen],
+      self.logprobs_BT[chosen],
+      self.lengths_B[chosen],
+      self.stopped_B[chosen],
+      tuple(self.experts[i] for i in chosen) if self.experts else (),
+      None if stops_B is None else stops_B[chosen],
+    )
+
 
 def gather(requests: list[Request]) -> Samples:
   """The samples of finished requests."""

@@ -9,10 +9,12 @@ cache of another size (`regather`). Sizes come in few steps, so that few program
 
 import dataclasses
 import functools
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from deepseek_jax.decode.sampling import Rule, sample_token, token_keys
 from deepseek_jax.model.cache import DecodeCache
@@ -34,17 +36,23 @@ class Rows:
 
 
 def empty_rows(batch: int, key_words: int, stops: int) -> Rows:
-  """Rows that hold no request."""
-  zeros_B = jnp.zeros(batch, jnp.int32)
+  """Rows that hold no request, in NumPy's arrays."""
+
+  def full(value: float, kind: Any = np.int32) -> Any:
+    return np.full(batch, value, kind)
+
+  def table(width: int, value: int, kind: Any) -> Any:
+    return np.full((batch, width), value, kind)
+
   return Rows(
-    token_B=zeros_B,
-    position_B=zeros_B,
-    count_B=zeros_B,
-    limit_B=zeros_B,
-    live_B=jnp.zeros(batch, bool),
-    keys_BW=jnp.zeros((batch, key_words), jnp.uint32),
-    rule=Rule(jnp.zeros(batch), jnp.ones(batch), zeros_B),
-    stop_BK=jnp.full((batch, stops), -1, jnp.int32),
+    token_B=full(0),
+    position_B=full(0),
+    count_B=full(0),
+    limit_B=full(0),
+    live_B=full(False, bool),
+    keys_BW=table(key_words, 0, np.uint32),
+    rule=Rule(full(0, np.float32), full(1, np.float32), full(0)),
+    stop_BK=table(stops, -1, np.int32),
   )
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+_BLOCK = 256  # tokens whose probabilities are added up first
 _ONE_BITS = 0x3F800000  # float32 1.0, read as an integer
 
 
@@ -96,14 +97,20 @@ def probabilities(logits_BV: jax.Array, rule: Rule) -> jax.Array:
   def drawn() -> jax.Array:
     divisor_B1 = jnp.where(greedy_B, 1.0, rule.temperature_B)[:, None]
     probs_BV = jax.nn.softmax(logits_BV / divisor_B1, axis=-1)
-    ks_B, ps_B = rule.top_k_B, rule.top_p_B
-    probs_BV = jax.lax.cond((ks_B > 0).any(), lambda p: top_k(p, ks_B), lambda p: p, probs_BV)
-    return jax.lax.cond((ps_B < 1).any(), lambda p: nucleus(p, ps_B), lambda p: p, probs_BV)
+    some_cut = (rule.top_k_B > 0).any() | (rule.top_p_B < 1).any()
+    return jax.lax.cond(some_cut, lambda p: _cut(p, rule), lambda p: p, probs_BV)
 
   probs_BV = jax.lax.cond(greedy_B.all(), lambda: jnp.zeros_like(logits_BV), drawn)
   vocab_V = jnp.arange(logits_BV.shape[-1])
   best_BV = _first(_largest(logits_BV))[:, None] == vocab_V
   return jnp.where(greedy_B[:, None], best_BV.astype(jnp.float32), probs_BV)
+
+
+def _cut(probs_BV: jax.Array, rule: Rule) -> jax.Array:
+  """The probabilities cut to top-k, then to the nucleus."""
+  ks_B, ps_B = rule.top_k_B, rule.top_p_B
+  probs_BV = jax.lax.cond((ks_B > 0).any(), lambda p: top_k(p, ks_B), lambda p: p, probs_BV)
+  return jax.lax.cond((ps_B < 1).any(), lambda p: nucleus(p, ps_B), lambda p: p, probs_BV)
 
 
 def sample_token(
@@ -121,17 +128,37 @@ def sample_token(
     lambda: invert(probabilities(logits_BV, rule), keys_B),
     lambda: _first(_largest(logits_BV)),
   )
-  logprobs_BV = jax.nn.log_softmax(logits_BV, axis=-1)
-  return tokens_B, jnp.take_along_axis(logprobs_BV, tokens_B[:, None], axis=-1)[:, 0]
+  chosen_B = jnp.take_along_axis(logits_BV, tokens_B[:, None], axis=-1)[:, 0]
+  return tokens_B, chosen_B - jax.nn.logsumexp(logits_BV, axis=-1)
 
 
 def invert(probs_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
-  """Draws from unnormalised probabilities by inverting their running sum."""
-  sum_BV = jnp.cumsum(probs_BV, axis=-1)
+  """Draws from unnormalised probabilities by inverting their running sum.
+
+  First that of blocks of the vocabulary, then that of the tokens in the one block found.
+  """
+  B, V = probs_BV.shape
+  blocks = -(-V // _BLOCK)
+  padded_BV = jnp.pad(probs_BV, ((0, 0), (0, blocks * _BLOCK - V)))
+  probs_BYX = padded_BV.reshape(B, blocks, _BLOCK)  # Y blocks of X tokens
+  mass_BY = probs_BYX.sum(axis=-1)
+  sum_BY = jnp.cumsum(mass_BY, axis=-1)
   uniform_B = jax.vmap(jax.random.uniform)(keys_B)
-  # A token of probability zero is never drawn, however the running sum was rounded.
-  passed_BV = (sum_BV > (uniform_B * sum_BV[:, -1])[:, None]) & (probs_BV > 0)
-  return jnp.where(passed_BV.any(axis=-1), _first(passed_BV), _first(_largest(probs_BV)))
+  goal_B1 = (uniform_B * sum_BY[:, -1])[:, None]
+  # What has no probability is never drawn, however the running sum was rounded.
+  block_B = _first_or_largest((sum_BY > goal_B1) & (mass_BY > 0), mass_BY)
+  probs_BX = jnp.take_along_axis(probs_BYX, block_B[:, None, None], axis=1)[:, 0]
+  before_BY = jnp.pad(sum_BY, ((0, 0), (1, 0)))
+  before_B1 = jnp.take_along_axis(before_BY, block_B[:, None], axis=1)
+  passed_BX = (before_B1 + jnp.cumsum(probs_BX, axis=-1) > goal_B1) & (probs_BX > 0)
+  # A block's own sum may be rounded below what the running sum has it: then its last is meant.
+  last_BX = (probs_BX > 0) & (jnp.cumsum(probs_BX[:, ::-1] > 0, axis=-1)[:, ::-1] == 1)
+  return block_B * _BLOCK + _first_or_largest(passed_BX, last_BX.astype(jnp.float32))
+
+
+def _first_or_largest(passed_BV: jax.Array, x_BV: jax.Array) -> jax.Array:
+  """The first true column of each row, or where there is none that of the largest value."""
+  return jnp.where(passed_BV.any(axis=-1), _first(passed_BV), _first(_largest(x_BV)))
 
 
 def _largest(x_BV: jax.Array) -> jax.Array:

@@ -7,9 +7,9 @@ the same call gives the same samples: rollouts are done again when a run is resu
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from deepseek_jax.decode.prompts import Prefilled, Prefiller, bucket
@@ -23,7 +23,9 @@ from deepseek_jax.types import Weights
 
 Halt = Callable[[int, list[int]], int | None]
 
-_GRAIN = 32  # cache sizes are multiples of it, so that few programs are compiled
+_GRAIN = 32  # slots of a short cache are a multiple of it
+_DOUBLING = 512  # slots from which a cache grows, by doubling; a shorter one has its size at once
+_FEWEST = 16  # rows; giving up some of so few saves less than it costs to compile for fewer
 _PROMPT_TOKENS = 8192  # that are computed at once, padding included
 
 
@@ -56,7 +58,8 @@ class Schedule:
     words = len(requests[0].key_W)
     self._owner: list[Request | None] = [None] * size
     self._rows = shard_batch(model.mesh, empty_rows(size, words, self._stops))
-    self._drafts_BK = jnp.zeros((size, drafts), jnp.int32)
+    self._drafts_BK: Any = np.zeros((size, drafts), np.int32)
+    self._whole = self._slots_of_all(requests)
     self._index = self._slots = 0  # there are no slots before the first prompts
     self._cache = empty_cache(model, size, 0, drafts > 0)
     self._changed: list[Request] = []
@@ -92,12 +95,19 @@ class Schedule:
     groups: dict[tuple[int, ...], list[Request]] = {}
     for request in entering:
       groups.setdefault(tuple(request.prompt), []).append(request)
-    width = bucket(max(map(len, groups)), _GRAIN)
-    at_once = 1 << max(0, (_PROMPT_TOKENS // width).bit_length() - 1)
     prompts = list(groups)
+    at_once = self._at_once(prompts)
     for at in range(0, len(prompts), at_once):
       part = prompts[at : at + at_once]
-      self._enter(self._prefiller(part), [groups[prompt] for prompt in part])
+      self._enter(self._prefiller(part, at_once), [groups[prompt] for prompt in part])
+
+  def _at_once(self, prompts: Sequence[Sequence[int]]) -> int:
+    """How many prompts are computed at a time: one of two numbers, unless they are long."""
+    rows = len(self._owner)
+    count = rows if len(prompts) > rows // 2 else max(rows // 8, min(rows, 2))
+    while count > 1 and count * self._prefiller.width(prompts) > _PROMPT_TOKENS:
+      count //= 2
+    return count
 
   def _enter(self, prompts: Prefilled, groups: list[list[Request]]) -> None:
     """Puts each prompt's requests into free rows, and takes their first tokens."""
@@ -114,13 +124,13 @@ class Schedule:
         entered.append((row, request))
     fresh = self._fresh(entered)
     self._rows, self._cache, token_B, logprob_B = insert(
-      self._rows, self._cache, fresh, jnp.asarray(source_B), prompts.cache, prompts.logits_NV
+      self._rows, self._cache, fresh, source_B, prompts.cache, prompts.logits_NV
     )
     if self._drafts:
       hidden_BD = prompts.hidden_ND[np.maximum(source_B, 0)]
       self._cache, self._drafts_BK = first_drafts(
         self._model, self._weights, self._rows, self._cache, self._drafts_BK,
-        hidden_BD, jnp.asarray(source_B >= 0), drafts=self._drafts,
+        hidden_BD, source_B >= 0, drafts=self._drafts,
       )  # fmt: skip
     token_B, logprob_B, live_B = jax.device_get((token_B, logprob_B, self._rows.live_B))
     for row, request in entered:
@@ -130,8 +140,8 @@ class Schedule:
 
   def _fresh(self, entered: Iterable[tuple[int, Request]]):
     """The state of rows that begin."""
-    rows = jax.tree.map(np.array, empty_rows(len(self._owner), 0, self._stops))
-    keys_BW = np.zeros((len(self._owner), self._rows.keys_BW.shape[1]), np.uint32)
+    words = self._rows.keys_BW.shape[1]
+    rows: Any = empty_rows(len(self._owner), words, self._stops)
     for row, request in entered:
       params = request.params
       rows.position_B[row] = len(request.prompt) - 1
@@ -140,8 +150,8 @@ class Schedule:
       rows.rule.top_p_B[row] = params.top_p
       rows.rule.top_k_B[row] = params.top_k
       rows.stop_BK[row, : len(params.stop)] = params.stop
-      keys_BW[row] = request.key_W
-    return shard_batch(self._model.mesh, dataclasses.replace(rows, keys_BW=keys_BW))
+      rows.keys_BW[row] = request.key_W
+    return shard_batch(self._model.mesh, rows)
 
   def _make_room(self, prompt: int = 0, entering: Sequence[Request] = ()) -> None:
     """Sees to rows and slots: `prompt` slots before the index, or one for the next token.
@@ -150,27 +160,43 @@ class Schedule:
     """
     live = self._live()
     if prompt and not live:
-      self._index = bucket(prompt, _GRAIN // 2)
-      self._slots = self._size(self._index, entering)
+      self._index = prompt
+      self._slots = self._size()
       cache = empty_cache(self._model, len(self._owner), self._slots, self._drafts > 0)
-      self._cache = dataclasses.replace(cache, index=jnp.int32(self._index))
+      self._cache = dataclasses.replace(cache, index=np.int32(self._index))
       return
-    if self._waiting or prompt:
-      rows = len(self._owner)
-    else:
-      rows = min(size for size in self._sizes if size >= len(live))
+    rows = len(self._owner)
+    if not (self._waiting or prompt):
+      rows = min(size for size in [rows, *self._fewer] if size >= len(live))
     full = self._slots - self._index < self._most
     if rows == len(self._owner) and not full and self._index >= prompt:
       return
-    need = max(prompt, *(len(r.prompt) + len(r.tokens) for r in live))
-    self._index = bucket(need, _GRAIN // 2)
-    self._slots = self._size(self._index, [*live, *entering])
+    self._index = max(prompt, *(len(r.prompt) + len(r.tokens) for r in live))
+    self._slots = self._size()
     self._move(rows)
 
-  def _size(self, index: int, requests: Sequence[Request]) -> int:
-    """Slots for what the requests may yet add, but not for all of it long before."""
-    more = max(r.params.max_new - len(r.tokens) for r in requests)
-    return bucket(index + min(more, max(2 * self._steps, index // 2)) + 2 * self._most, _GRAIN)
+  @property
+  def _fewer(self) -> list[int]:
+    """The numbers of rows to which the present one may shrink."""
+    return [size for size in self._sizes if _FEWEST <= size < len(self._owner)]
+
+  def _slots_of_all(self, requests: Sequence[Request]) -> int:
+    """Slots that suffice for every request to its limit."""
+    longest = max(len(r.prompt) + r.params.max_new for r in requests)
+    widest = self._prefiller.width([r.prompt for r in requests])
+    if self._prefiller.start is not None:
+      widest += self._prefiller.start.slots
+    need = max(longest, widest) + 2 * self._most
+    grain = _GRAIN if need <= _DOUBLING else _DOUBLING
+    return -(-need // grain) * grain
+
+  def _size(self) -> int:
+    """Slots for what is in the cache and a few runs of steps, but for no more than is asked.
+
+    Of few sizes, for each is compiled. A short cache has room for everything at once.
+    """
+    need = self._index + 2 * self._steps + 2 * self._most
+    return min(bucket(need, _DOUBLING), self._whole)
 
   def _move(self, rows: int) -> None:
     """Gathers the owned rows into a cache of the size that was decided on."""
@@ -179,10 +205,10 @@ class Schedule:
       take = [row for row, owner in enumerate(self._owner) if owner is not None]
       take += [-1] * (rows - len(take))
       self._owner = [self._owner[row] if row >= 0 else None for row in take]
-      self._rows = take_rows(self._rows, jnp.array(take, jnp.int32))
+      self._rows = take_rows(self._rows, np.array(take, np.int32))
       self._drafts_BK = self._drafts_BK[np.maximum(take, 0)]
-    take_B = jnp.array(take, jnp.int32)
-    self._cache = regather(self._cache, take_B, jnp.int32(self._index), slots=self._slots)
+    take_B = np.array(take, np.int32)
+    self._cache = regather(self._cache, take_B, np.int32(self._index), slots=self._slots)
 
   def _advance(self) -> None:
     """Steps until the slots or the limits are used up or rows have come free for a purpose."""
@@ -202,7 +228,7 @@ class Schedule:
 
   def _run(self, limit: int) -> Emitted:
     """Up to `limit` steps, plain or speculative."""
-    bounds = (jnp.int32(limit), jnp.int32(self._idle()))
+    bounds = (np.int32(limit), np.int32(self._idle()))
     if not self._drafts:
       self._rows, self._cache, emitted = decode(
         self._model, self._weights, self._rows, self._cache, *bounds, steps=self._steps
@@ -219,8 +245,7 @@ class Schedule:
     size = len(self._owner)
     if self._waiting:
       return self._turnover()
-    fewer = max((s for s in self._sizes if s < size), default=0)
-    return size - min(fewer, len(self._live()) - 1)
+    return size - min(max(self._fewer, default=0), len(self._live()) - 1)
 
   def _close(self, rows: Iterable[int], live_B: np.ndarray) -> None:
     """Ends what stopped, reached its limit, or is halted."""
@@ -240,7 +265,7 @@ class Schedule:
         ended_B[row] = live_B[row]
         self._owner[row] = None
     if ended_B.any():
-      self._rows = retire(self._rows, jnp.asarray(ended_B))
+      self._rows = retire(self._rows, ended_B)
 
   def _tell(self) -> Iterator[Event]:
     """Events of what this turn changed."""

@@ -20,6 +20,7 @@ from deepseek_jax.decode.sampling import sample_token, token_keys
 from deepseek_jax.decode.step import Emitted, nothing_emitted
 from deepseek_jax.model.cache import DecodeCache, extend, squeeze, unsqueeze
 from deepseek_jax.model.transformer import Transformer, forward, head_DV, mtp_draft
+from deepseek_jax.ops.oriented import product
 from deepseek_jax.types import Span, Weights
 
 Carry = tuple[Rows, DecodeCache, jax.Array, Emitted]
@@ -117,7 +118,7 @@ def _verify(
   those before which no guess was wrong and no row ended; -1 and 0 for the others.
   """
   B, W, _ = hidden_BWD.shape
-  logits_BWV = jnp.dot(hidden_BWD, head_DV(model, weights), preferred_element_type=jnp.float32)
+  logits_BWV = product(hidden_BWD, head_DV(model, weights), jnp.float32)
   count_BW = rows.count_B[:, None] + jnp.arange(W)
   keys = jax.random.wrap_key_data(jnp.repeat(rows.keys_BW, W, axis=0))
   rule = jax.tree.map(lambda x: jnp.repeat(x, W), rows.rule)
@@ -185,7 +186,7 @@ def _draft(
       hidden_B1D, normed_B1D, scratch = mtp_draft(
         model, weights, hidden_B1D, guesses[-1][:, None], own, scratch, span, slot
       )
-    logits_BV = jnp.dot(normed_B1D[:, 0], head, preferred_element_type=jnp.float32)
+    logits_BV = product(normed_B1D[:, 0], head, jnp.float32)
     guess_B, _ = sample_token(logits_BV, token_keys(keys_B, rows.count_B + k), rows.rule)
     guesses.append(guess_B)
   return dataclasses.replace(cache, layers=(*main, scratch)), jnp.stack(guesses, axis=1)

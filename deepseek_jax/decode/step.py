@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from deepseek_jax.decode.rows import Rows, choose
 from deepseek_jax.model.cache import DecodeCache, init_cache, squeeze, unsqueeze
 from deepseek_jax.model.transformer import Transformer, forward, head_DV, mtp_draft
+from deepseek_jax.ops.oriented import product
 from deepseek_jax.types import Span, Weights
 
 
@@ -71,7 +72,7 @@ def decode(
     segment_B1 = live_B.astype(jnp.int32)[:, None]
     out = forward(model, weights, token_B1, position_B1, segment_B1, cache, absorbed=True)
     assert out.cache is not None  # for one went in
-    logits_BV = jnp.dot(out.hidden_BTD[:, 0], head, preferred_element_type=jnp.float32)
+    logits_BV = product(out.hidden_BTD[:, 0], head, jnp.float32)
     rows, logprob_B = choose(rows, logits_BV)
     experts_LBA = jnp.where(live_B[:, None], out.routing.experts_LBTA[:, :, 0], -1)
     emitted = Emitted(
@@ -121,6 +122,6 @@ def prefill(
     new = mtp_draft(model, weights, out.hidden_BTD, next_NT, span, entry, cache.span, start)
     cache = dataclasses.replace(cache, layers=(*cache.layers[:-1], new[2]))
   hidden_ND = out.hidden_BTD[:, -1]
-  logits_NV = jnp.dot(hidden_ND, head_DV(model, weights), preferred_element_type=jnp.float32)
+  logits_NV = product(hidden_ND, head_DV(model, weights), jnp.float32)
   experts_LNTA = jnp.where(real_NT[:, :, None], out.routing.experts_LBTA, -1)
   return cache, hidden_ND, logits_NV, experts_LNTA.astype(expert_kind(model))

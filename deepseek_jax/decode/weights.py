@@ -1,5 +1,5 @@
-"""Weights as decoding steps read them: layers apart, in the compute dtype, experts in strips, and
-MLA's up-projections with their heads first.
+"""Weights as decoding steps read them: layers apart, in the compute dtype, matrices with their
+outputs first on a CPU, and MLA's up-projections with their heads first.
 """
 
 import functools
@@ -8,42 +8,60 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from deepseek_jax.config import MoEConfig
 from deepseek_jax.model.layered import is_layered, unstack
 from deepseek_jax.model.transformer import Transformer
+from deepseek_jax.ops.dispatch import choose
 from deepseek_jax.ops.fp8 import FP8Blocks
-from deepseek_jax.ops.strips import can_cut, cut
+from deepseek_jax.ops.oriented import Oriented, orient
 from deepseek_jax.types import Params, Weights
 
 _KEPT = ("norm", "router", "bias")  # computed in float32 whatever the compute dtype
 _UP = {"k_up_CHK": "k_up_HCK", "v_up_CHU": "v_up_HCU"}
-_STACKS = ("gate_EDF", "up_EDF", "down_EFD")
 
 
-@functools.partial(jax.jit, static_argnames=("model", "rows"))
-def prepare(model: Transformer, weights: Weights, rows: int) -> Weights:
-  """The weights for decoding steps of up to `rows` rows.
+def prepare(model: Transformer, weights: Weights) -> Weights:
+  """The weights for decoding steps.
 
   A second copy of the weights, which saves a step from making one every time. FP8 matrices stay
   FP8 but on a CPU, which has no such arithmetic.
   """
+  oriented = jax.default_backend() == "cpu" and model.mesh is None
+  oriented &= model.compute.precision == "plain"  # tiles want matrices as they are trained
+  prepared = _converted(model, weights, oriented)
+  if oriented and model.config.tied:  # the very array, which has its outputs first
+    prepared.params["head_DV"] = Oriented(prepared.params["embed_VD"])
+  return prepared
+
+
+@functools.partial(jax.jit, static_argnames=("model", "oriented"))
+def _converted(model: Transformer, weights: Weights, oriented: bool) -> Weights:
   if not is_layered(weights):
     weights = unstack(model.config, weights)
   on_cpu = jax.default_backend() == "cpu"
-  whole = model.mesh is None and model.compute.precision == "plain"  # tiles want no strips
-  strips = on_cpu and whole and _strips_pay(model.config.moe, rows)
   dtype = jnp.dtype(model.compute.dtype)
+  as_trained = (*_UP, "embed_VD", *(() if _stacks_turn(model) else ("EDF", "EFD")))
 
   def convert(path: tuple[Any, ...], leaf: Any) -> Any:
     name = path[-1].key
-    if not any(word in name for word in _KEPT) and (on_cpu or not isinstance(leaf, FP8Blocks)):
+    if any(word in name for word in _KEPT):
+      return leaf
+    if on_cpu or not isinstance(leaf, FP8Blocks):
       leaf = leaf.astype(dtype)
-    return cut(leaf) if strips and name in _STACKS and can_cut(leaf.shape) else leaf
+    return orient(name, leaf) if oriented and not name.endswith(as_trained) else leaf
 
   params = jax.tree_util.tree_map_with_path(
     convert, weights.params, is_leaf=lambda x: isinstance(x, FP8Blocks)
   )
   return Weights(_heads_first(params), weights.router_bias_LE)
+
+
+def _stacks_turn(model: Transformer) -> bool:
+  """Whether experts may be oriented, which "dense" dispatch has no form for."""
+  moe, dispatch = model.config.moe, model.compute.dispatch
+  if moe is None or dispatch not in ("auto", "capacity", "choices"):
+    return False
+  few = choose(1, moe.top_k, moe.experts, model.config.d_model, moe.expert_ff)
+  return dispatch != "auto" or few != "dense"
 
 
 def _heads_first(params: Params) -> Params:
@@ -57,8 +75,3 @@ def _heads_first(params: Params) -> Params:
     else:
       held[name] = _heads_first(leaf)
   return held
-
-
-def _strips_pay(moe: MoEConfig | None, rows: int) -> bool:
-  """Whether an expert meets two to a few tokens of a step."""
-  return moe is not None and moe.experts / 2 < rows * moe.top_k <= 3 * moe.experts

@@ -1,16 +1,26 @@
-"""The report's pictures, as self-contained SVG text."""
+"""The report's pictures, as self-contained SVG text.
 
+Margins are fixed and letters stay letters, which the reader's own font draws: measuring every
+label to fit them in, and writing letters as outlines, took two thirds of a picture's time.
+Matplotlib is loaded with the first picture, which most programs never draw.
+"""
+
+import hashlib
+import importlib.metadata
 import io
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
 from deepseek_jax.evaluate.figures import Figure, stage_order
+
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+  from matplotlib.figure import Figure as Canvas
 
 # What a logged or reported number means, and its unit. Curves are drawn in this order.
 LABELS: dict[str, tuple[str, str]] = {
@@ -52,8 +62,12 @@ _STYLE: dict[Any, Any] = {
   "axes.titlesize": 10,
   "axes.titleweight": "bold",
   "axes.titlelocation": "left",
+  "axes.titley": 1.0,  # where it is; else it is moved out of the labels' way, which are measured
+  "svg.fonttype": "none",
   "svg.hashsalt": "deepseek_jax",  # equal data gives equal bytes
 }
+_LEFT, _RIGHT, _TOP = 0.75, 0.1, 0.28  # inches around a panel, for its labels
+_NAMED, _SLANTED, _STEPS = 0.3, 0.72, 0.5  # below it: stages, stages aslant, numbers and their name
 
 
 def stage_chart(figures: Sequence[Figure], metric: str) -> str:
@@ -66,8 +80,8 @@ def stage_chart(figures: Sequence[Figure], metric: str) -> str:
     seed = f", seed {f['seed']}" if several_seeds else ""
     series.setdefault(_without_hash(f["benchmark"]) + seed, []).append(f)
 
-  def draw(canvas: Canvas) -> None:
-    axes = canvas.subplots()
+  def draw(canvas: "Canvas") -> None:
+    (axes,) = _grid(canvas, 1, 1, _NAMED)
     for i, (name, points) in enumerate(series.items()):
       shift = 0.12 * (i - (len(series) - 1) / 2)
       x = [stages.index(f["stage"]) + shift for f in points]
@@ -84,7 +98,7 @@ def stage_chart(figures: Sequence[Figure], metric: str) -> str:
     _name_stages(axes, stages)
     axes.set_ylabel(": ".join(filter(None, LABELS.get(metric, (metric, "")))))
     axes.set_ylim(0, 1.02 if all(f["ci95"][1] <= 1 for f in chosen) else None)
-    canvas.legend(loc="outside upper center", frameon=False, ncols=3)
+    canvas.legend(loc="upper center", frameon=False, ncols=3)
 
   return _svg(draw, 9.0, 3.8)
 
@@ -93,8 +107,8 @@ def stage_panels(figures: Sequence[Figure], metrics: Sequence[str]) -> str:
   """A small bar chart per metric, of figures of one benchmark."""
   present = [m for m in metrics if any(f["metric"] == m for f in figures)]
 
-  def draw(canvas: Canvas) -> None:
-    for axes, metric in zip(_grid(canvas, len(present), columns=2), present):
+  def draw(canvas: "Canvas") -> None:
+    for axes, metric in zip(_grid(canvas, len(present), 2, _SLANTED), present):
       points = [f for f in figures if f["metric"] == metric]
       stages = stage_order(f["stage"] for f in points)
       x = [stages.index(f["stage"]) for f in points]
@@ -111,7 +125,7 @@ def stage_panels(figures: Sequence[Figure], metrics: Sequence[str]) -> str:
       _entitle(axes, metric)
       axes.grid(False, axis="x")
 
-  return _svg(draw, 9.0, 2.3 * math.ceil(len(present) / 2))
+  return _svg(draw, 9.0, 2.45 * math.ceil(len(present) / 2))
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> str | None:
@@ -120,8 +134,8 @@ def curves(records: Sequence[Mapping[str, Any]]) -> str | None:
   if not present:
     return None
 
-  def draw(canvas: Canvas) -> None:
-    for axes, name in zip(_grid(canvas, len(present), columns=3), present):
+  def draw(canvas: "Canvas") -> None:
+    for axes, name in zip(_grid(canvas, len(present), 3, _STEPS), present):
       points = [(r.get("step", i), r[name]) for i, r in enumerate(records) if _number(r.get(name))]
       x, y = _thinned(np.array(points, float))
       smooth = _smoothed(y)
@@ -134,11 +148,21 @@ def curves(records: Sequence[Mapping[str, Any]]) -> str | None:
   return _svg(draw, 9.6, 2.3 * math.ceil(len(present) / 3))
 
 
+def edition(records: Sequence[Mapping[str, Any]]) -> str:
+  """A name for what `curves` makes of the records, by which a picture kept is known to be theirs.
+
+  It changes with the records, with this file and with matplotlib.
+  """
+  drawn_by = Path(__file__).read_bytes() + importlib.metadata.version("matplotlib").encode()
+  return hashlib.sha256(json.dumps(records).encode() + drawn_by).hexdigest()[:16]
+
+
 def expert_map(load_LE: np.ndarray) -> str:
   """Each expert's load over the mean of its layer, layers down and experts across."""
   relative_LE = np.asarray(load_LE) / np.maximum(np.mean(load_LE, axis=1, keepdims=True), 1e-9)
 
-  def draw(canvas: Canvas) -> None:
+  def draw(canvas: "Canvas") -> None:
+    canvas.set_layout_engine("constrained")  # which knows how wide a colour bar is
     axes = canvas.subplots()
     axes.grid(False)
     image = axes.imshow(relative_LE, cmap="Blues", vmin=0.0, aspect="auto")
@@ -191,7 +215,7 @@ def _without_hash(benchmark: str) -> str:
   return benchmark.rpartition(" #")[0] or benchmark
 
 
-def _name_stages(axes: Axes, stages: Sequence[str], slant: int = 0) -> None:
+def _name_stages(axes: "Axes", stages: Sequence[str], slant: int = 0) -> None:
   axes.set_xticks(range(len(stages)), stages, fontsize=8, rotation=slant)
   if slant:
     for label in axes.get_xticklabels():
@@ -199,23 +223,38 @@ def _name_stages(axes: Axes, stages: Sequence[str], slant: int = 0) -> None:
   axes.set_xlim(-0.6, len(stages) - 0.4)
 
 
-def _entitle(axes: Axes, name: str) -> None:
+def _entitle(axes: "Axes", name: str) -> None:
   """Title and unit of a panel."""
   title, unit = LABELS.get(name, (name.replace("_", " "), ""))
   axes.set_title(title)
   axes.set_ylabel(unit)
 
 
-def _grid(canvas: Canvas, count: int, columns: int) -> list[Axes]:
-  """`count` axes in rows of `columns`."""
-  rows = math.ceil(count / columns)
-  return [canvas.add_subplot(rows, columns, i + 1) for i in range(count)]
+def _grid(canvas: "Canvas", count: int, columns: int, below: float) -> list["Axes"]:
+  """`count` axes in rows of `columns`, with room for labels, `below` inches of it under each."""
+  width, height = canvas.get_size_inches()
+  cell_width, cell_height = width / columns, height / math.ceil(count / columns)
+  inner_width, inner_height = cell_width - _LEFT - _RIGHT, cell_height - _TOP - below
+  grid = []
+  for i in range(count):
+    row, column = divmod(i, columns)
+    left, top = column * cell_width + _LEFT, height - row * cell_height - _TOP
+    box = left / width, (top - inner_height) / height, inner_width / width, inner_height / height
+    axes = canvas.add_axes(box)
+    axes.locator_params(nbins=6)
+    axes.xaxis.set_label_coords(0.5, -0.28 / inner_height)
+    axes.yaxis.set_label_coords(-0.55 / inner_width, 0.5)
+    axes.yaxis.set_offset_position("right")  # "1e-5" over the axis: the title is on the left
+    grid.append(axes)
+  return grid
 
 
-def _svg(draw: Callable[[Canvas], None], width: float, height: float) -> str:
+def _svg(draw: Callable[["Canvas"], None], width: float, height: float) -> str:
   """What `draw` paints on a canvas of that many inches."""
+  import matplotlib.figure
+
   with matplotlib.rc_context(_STYLE):
-    canvas = Canvas(figsize=(width, height), layout="constrained")
+    canvas = matplotlib.figure.Figure(figsize=(width, height))
     draw(canvas)
     out = io.StringIO()
     canvas.savefig(out, format="svg", metadata={"Date": None})

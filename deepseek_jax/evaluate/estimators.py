@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 CONFIDENCE = 0.95
+_UPPER = 0.5 + CONFIDENCE / 2
 
 
 class Estimate(NamedTuple):
@@ -80,7 +81,7 @@ def share(values_P: np.ndarray) -> Estimate:
   count, value = len(values_P), float(values_P.mean())
   variance = float(values_P.var(ddof=1)) / count if count > 1 else 0.0
   trials = value * (1 - value) / variance if variance > 0 else count
-  z = stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1) if count > 1 else stats.norm.ppf(0.975)
+  z = special.stdtrit(count - 1, _UPPER) if count > 1 else special.ndtri(_UPPER)
   centre = (value + z**2 / (2 * trials)) / (1 + z**2 / trials)
   spread = math.sqrt(value * (1 - value) / trials + z**2 / (4 * trials**2))
   reach = z / (1 + z**2 / trials) * spread
@@ -104,4 +105,4 @@ def _reach(values_P: np.ndarray) -> float:
   if count < 2:
     return 0.0
   error = float(values_P.std(ddof=1)) / math.sqrt(count)
-  return float(stats.t.ppf(0.5 + CONFIDENCE / 2, count - 1)) * error
+  return float(special.stdtrit(count - 1, _UPPER)) * error

@@ -160,29 +160,56 @@ def evaluate(
   engine: Engine, weights: Weights, tokenizer: Tokenizer, task: Task, protocol: Protocol
 ) -> Evaluation:
   """Samples `protocol.samples` completions of each problem and judges them."""
-  problems = draw_problems(task, protocol)
+  return evaluate_each(engine, weights, tokenizer, task, [protocol])[0]
+
+
+def evaluate_each(
+  engine: Engine,
+  weights: Weights,
+  tokenizer: Tokenizer,
+  task: Task,
+  protocols: Sequence[Protocol],
+) -> list[Evaluation]:
+  """What `evaluate` gives for each protocol, from one call of the engine, up to rounding.
+
+  Samples of one problem go in together, whatever their protocol, so that equal prompts are computed
+  once and the rows run empty only once. ConfigError where the protocols differ in their seed.
+  """
+  seeds = {protocol.seed for protocol in protocols}
+  require(len(seeds) == 1, f"The protocols have the seeds {sorted(seeds)}; give all the same.")
+  problems = [draw_problems(task, protocol) for protocol in protocols]
+  rules = [_rule(protocol, tokenizer) for protocol in protocols]
+  orders = sorted(
+    (problem, which, sample)
+    for which, protocol in enumerate(protocols)
+    for problem in range(protocol.problems)
+    for sample in range(protocol.samples)
+  )
+  places_B, whiches_B, numbers_B = np.array(orders).T
   prompts = [
-    prompt_tokens(tokenizer, apply_template(protocol.template, problem.prompt))
-    for problem in problems
+    prompt_tokens(tokenizer, apply_template(protocols[w].template, problems[w][p].prompt))
+    for p, w, _ in orders
   ]
-  count = protocol.samples
   samples = engine.generate(
     weights,
-    [prompt for prompt in prompts for _ in range(count)],
-    SamplingParams(
-      max_new=protocol.max_new,
-      temperature=protocol.temperature,
-      top_p=protocol.top_p,
-      stop=(tokenizer.eos_id,),
-    ),
-    sample_keys(
-      protocol.seed,
-      np.uint32(_STEP),
-      np.repeat(np.arange(len(problems)), count),
-      np.tile(np.arange(count), len(problems)),
-    ),
+    prompts,
+    [rules[which] for which in whiches_B],
+    sample_keys(seeds.pop(), np.uint32(_STEP), places_B, numbers_B),
   )
-  return judge(task, tokenizer, problems, samples, protocol)
+  return [
+    judge(task, tokenizer, problems[w], samples.take(np.flatnonzero(whiches_B == w)), protocol)
+    for w, protocol in enumerate(protocols)
+  ]
+
+
+def _rule(protocol: Protocol, tokenizer: Tokenizer) -> SamplingParams:
+  """How a protocol's tokens are chosen."""
+  return SamplingParams(
+    max_new=protocol.max_new,
+    temperature=protocol.temperature,
+    top_p=protocol.top_p,
+    stop=(tokenizer.eos_id,),
+  )
 
 
 def draw_problems(task: Task, protocol: Protocol) -> tuple[Problem, ...]:

@@ -32,7 +32,7 @@ class Report:
   title: str
   facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # shown below the title
   figures: Sequence[Figure] = ()
-  metrics: Mapping[str, Sequence[Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
+  curves: Mapping[str, str] = dataclasses.field(default_factory=dict)  # SVG by stage
   exhibits: Sequence[Exhibit] = ()
   ledger: Sequence[Mapping[str, Any]] = ()  # rows of one table, e.g. cost by stage
 
@@ -67,7 +67,7 @@ def render(report: Report) -> str:
     f"<h1>{_text(report.title)}</h1>",
     _facts(report.facts),
     _figures(report.figures),
-    _curves(report.metrics),
+    _curves(report.curves),
     _exhibits(report.exhibits),
     _ledger(report.ledger),
   ]
@@ -136,13 +136,9 @@ def _figure_cell(found: Figure | None) -> str:
   return f"<td>{format_figure(found['value'])}<small>[{low}, {high}]</small></td>"
 
 
-def _curves(metrics: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-  """A grid of curves per stage."""
-  parts = []
-  for stage in stage_order(metrics):
-    drawn = charts.curves(metrics[stage])
-    if drawn is not None:
-      parts.append(f"<h3>{_text(stage)}</h3>" + _picture(drawn, ""))
+def _curves(curves: Mapping[str, str]) -> str:
+  """A grid of curves per stage (`charts.curves`)."""
+  parts = [f"<h3>{_text(s)}</h3>" + _picture(curves[s], "") for s in stage_order(curves)]
   note = "<p>Pale: as logged. Dark: running mean over a tenth of the curve.</p>"
   return "\n".join(["<h2>Training curves</h2>", note, *parts]) if parts else ""
 

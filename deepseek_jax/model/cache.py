@@ -18,9 +18,9 @@ class DecodeCache:
 
   `layers` holds an entry per layer: MLA keeps the normed latent and behind it the rotated shared
   key, `kv_BSX`, which is 576 numbers per token and layer in V3; grouped-query attention keeps
-  `k_BSGK` and `v_BSGK`. Every row writes the same slots, so prompts are padded on the left; what a
-  row may see is told by `span`, in which a slot not yet written has segment -1. Layers are arrays
-  of their own, so that a step writes in place and copies nothing.
+  `k_BSX` and `v_BSX`, the heads behind one another. Every row writes the same slots, so prompts
+  are padded on the left; what a row may see is told by `span`, in which a slot not yet written has
+  segment -1. Layers are arrays of their own, so that a step writes in place and copies nothing.
   """
 
   layers: tuple[Entry, ...]
@@ -42,8 +42,8 @@ def _entry(config: ModelConfig, batch: int, slots: int, dtype: jnp.dtype) -> Ent
   if isinstance(attention, MLAConfig):
     width = attention.kv_latent + attention.rope_dim
     return {"kv_BSX": jnp.zeros((batch, slots, width), dtype)}
-  shape = (batch, slots, attention.kv_heads, attention.head_dim)
-  return {"k_BSGK": jnp.zeros(shape, dtype), "v_BSGK": jnp.zeros(shape, dtype)}
+  shape = (batch, slots, attention.kv_heads * attention.head_dim)
+  return {"k_BSX": jnp.zeros(shape, dtype), "v_BSX": jnp.zeros(shape, dtype)}
 
 
 def write(entry: Entry, new: Entry, index: jax.Array) -> Entry:

@@ -5,7 +5,9 @@ layers with them are two scans, or one by one where they keep a cache (`layered`
 file that scans or rematerialises layers.
 """
 
+import functools
 import typing
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -43,12 +45,7 @@ class Transformer(nn.Module):
   def setup(self):
     c = self.config
     self.embed_VD = matrix(self, "embed_VD", (c.vocab, c.d_model), c.std)
-    if self.layered:
-      self.layers = [
-        Block(c, self.compute, self.mesh, i >= c.dense_layers, self.absorbed, name=f"layer_{i}")
-        for i in range(c.layers)
-      ]
-    elif c.dense_layers:
+    if c.dense_layers and not self.layered:
       self.dense = self._stack(c.dense_layers, experts=False)
     if c.expert_layers and not self.layered:
       self.moe = self._stack(c.expert_layers, experts=True)
@@ -96,16 +93,21 @@ class Transformer(nn.Module):
     return Output(rms_norm(x_BTD, self.norm_D, c.norm_eps), routing, cache)
 
   def _one_by_one(self, x_BTD, span: Span, bias_LE, cache: DecodeCache | None):
-    """The layers without a scan, each with its own entry of the cache."""
-    c, rotation = self.config, self._rotation(span)
+    """The layers without a scan, each with its own parameters and entry of the cache."""
+    c = self.config
+    # Else XLA computes sines and cosines again in every layer.
+    rotation = jax.lax.optimization_barrier(self._rotation(span))
     keys, index = span, None
     if cache is not None:
       keys, index = extend(cache.span, span, cache.index), cache.index
     entries, reports = [], []
-    for i, block in enumerate(self.layers):
-      bias = bias_LE[i - c.dense_layers] if i >= c.dense_layers else None
+    for i in range(c.layers):
+      experts = i >= c.dense_layers
+      block = Block(c, self.compute, self.mesh, experts, self.absorbed, parent=None)
+      params = self.variables["params"][f"layer_{i}"]
+      bias = bias_LE[i - c.dense_layers] if experts else None
       old = None if cache is None else cache.layers[i]
-      x_BTD, (report, new) = block(x_BTD, bias, old, rotation, span, keys, index)
+      x_BTD, (report, new) = _layer(block, params, x_BTD, bias, old, rotation, span, keys, index)
       entries.append(new)
       reports += [report] if report is not None else []
     routing = no_routing(*x_BTD.shape[:2])
@@ -156,6 +158,12 @@ class Transformer(nn.Module):
     attention = self.config.attention
     dim = attention.rope_dim if isinstance(attention, MLAConfig) else attention.head_dim
     return angles(self.config.rope, dim, span.positions_BT)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _layer(block: Block, params: Params, *args):
+  """A layer by itself; within a larger program, equal ones are traced and lowered once."""
+  return block.apply({"params": params}, *args)
 
 
 def _remat(policy: str, unrolled: bool) -> type[nn.Module]:
@@ -272,10 +280,13 @@ def mtp_draft(
   return typing.cast(tuple[jax.Array, jax.Array, Entry], out)
 
 
-def head_DV(model: Transformer, weights: Weights) -> jax.Array:
-  """The output projection in the compute dtype; the embedding transposed when tied."""
+def head_DV(model: Transformer, weights: Weights) -> Any:
+  """The output projection in the compute dtype; the embedding transposed when tied.
+
+  Weights prepared for decoding on a CPU have it oriented (`ops.oriented`), a tied one too.
+  """
   params = weights.params
-  head = params["embed_VD"].T if model.config.tied else params["head_DV"]
+  head = params["head_DV"] if "head_DV" in params else params["embed_VD"].T
   return head.astype(model.compute.dtype)
 
 

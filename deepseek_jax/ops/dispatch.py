@@ -23,22 +23,24 @@ from deepseek_jax.ops import fp8_experts
 from deepseek_jax.ops.feed_forward import down
 from deepseek_jax.ops.grouped import Stacks, grouped_ffn, one_expert
 from deepseek_jax.ops.linear import linear
+from deepseek_jax.ops.oriented import Oriented
 from deepseek_jax.ops.precision import PLAIN, Precision
 from deepseek_jax.ops.slots import assign
-from deepseek_jax.ops.strips import ROWS, Strips
 from pallas_kernels.grouped.api import grouped_matmul_bf16
 from pallas_kernels.grouped.layout import Layout, arrange, combined, from_places, to_rows
 from pallas_kernels.routing.plan import ALIGNMENT, plan
 from pallas_kernels.routing.ref import Routing as Routed
+
+_FEW_SLOTS = 5  # of an expert in a decoding step, whose time grows with them
 
 
 def expert_ffn(
   x_ND: jax.Array,
   weights_NA: jax.Array,
   experts_NA: jax.Array,
-  gate_EDF: jax.Array | Strips,
-  up_EDF: jax.Array | Strips,
-  down_EFD: jax.Array | Strips,
+  gate_EDF: jax.Array | Oriented,
+  up_EDF: jax.Array | Oriented,
+  down_EFD: jax.Array | Oriented,
   *,
   implementation: str = "auto",
   precision: Precision = PLAIN,
@@ -57,7 +59,8 @@ def expert_ffn(
     x_ND: tokens; their dtype is that of the matmuls and of the result.
     weights_NA: routing weights.
     experts_NA: int32, chosen experts.
-    gate_EDF, up_EDF, down_EFD: the experts' matrices; as strips they have no gradient.
+    gate_EDF, up_EDF, down_EFD: the experts' matrices; oriented they have no gradient, and want
+      "capacity" or "choices".
     implementation: auto, dense, capacity, choices or grouped. "auto" takes "grouped" where kernels
       are on and there is something for them: FP8 or bfloat16, and D and F multiples of 128.
     precision: of the matmuls, see ops/precision.py; any but "plain" takes "capacity" for "choices"
@@ -72,8 +75,6 @@ def expert_ffn(
   stacks = Stacks(*(precision.operand(w, x_ND.dtype) for w in (gate_EDF, up_EDF, down_EFD)))
   if implementation == "auto":
     implementation = choose(tokens, top_k, *gate_EDF.shape)
-    if implementation == "dense" and isinstance(gate_EDF, Strips):
-      implementation = "capacity"
     few = implementation == "choices" and precision.plain
     if precision.kernels != "off" and not few and not _why_not_grouped(x_ND, stacks, precision):
       implementation = "grouped"
@@ -98,8 +99,8 @@ def expert_ffn(
   )
   if capacity is None:
     capacity = default_capacity(tokens, top_k, experts)
-  if isinstance(gate_EDF, Strips) and capacity <= 16:
-    capacity = ROWS
+  if isinstance(gate_EDF, Oriented) and 0 < capacity <= 16:
+    capacity = _FEW_SLOTS
   return grouped_ffn(x_ND, weights_NA, stacks, assign(local_NA, experts, capacity), precision)
 
 
@@ -131,8 +132,8 @@ def _dense(
   """Every expert for every token; the weight of a choice not made is zero."""
   chosen_NAE = experts_NA[:, :, None] == jnp.arange(stacks.gate_EDF.shape[0])
   weights_NE = jnp.sum(jnp.where(chosen_NAE, weights_NA[:, :, None], 0), axis=1)
-  assert not isinstance(stacks.gate_EDF, Strips) and not isinstance(stacks.up_EDF, Strips)
-  assert not isinstance(stacks.down_EFD, Strips)
+  assert not isinstance(stacks.gate_EDF, Oriented) and not isinstance(stacks.up_EDF, Oriented)
+  assert not isinstance(stacks.down_EFD, Oriented)
   N, (E, D, F) = len(x_ND), stacks.gate_EDF.shape
   weights_NE1 = weights_NE[:, :, None].astype(x_ND.dtype)
   down_MD = stacks.down_EFD.reshape(E * F, D)
@@ -174,8 +175,8 @@ def _choices(
 def _why_not_grouped(x_ND: jax.Array, stacks: Stacks, precision: Precision) -> str:
   """Why these operands are nothing for grouped kernels, or nothing."""
   _, D, F = stacks.gate_EDF.shape
-  if any(isinstance(w, Strips) for w in stacks):
-    return "wants whole matrices, not strips"
+  if any(isinstance(w, Oriented) for w in stacks):
+    return "wants matrices as they are trained"
   if D % 128 or F % 128:
     return f"wants widths that are multiples of 128, and they are {D} and {F}"
   if not (precision.fp8 or x_ND.dtype == jnp.bfloat16):

@@ -19,18 +19,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from deepseek_jax.ops.oriented import Oriented, product
 from deepseek_jax.ops.precision import PLAIN, Precision, Round, Rounding
 from deepseek_jax.ops.slots import Slots
-from deepseek_jax.ops.strips import Strips, product
 from deepseek_jax.ops.swiglu import swiglu_vjp
 
 
 class Stacks(NamedTuple):
-  """The experts' matrices; as strips only where nothing is differentiated."""
+  """The experts' matrices; oriented only where nothing is differentiated."""
 
-  gate_EDF: jax.Array | Strips
-  up_EDF: jax.Array | Strips
-  down_EFD: jax.Array | Strips
+  gate_EDF: jax.Array | Oriented
+  up_EDF: jax.Array | Oriented
+  down_EFD: jax.Array | Oriented
 
 
 class _Overflow(NamedTuple):
@@ -162,7 +162,7 @@ def _cleared(r: Rounding, rows: jax.Array, filled: jax.Array) -> jax.Array:
   return rows if r == PLAIN.rounding else jnp.where(filled[..., None], rows, 0)
 
 
-def _expert(stack: jax.Array | Strips, expert: jax.Array) -> Any:
+def _expert(stack: jax.Array | Oriented, expert: jax.Array) -> Any:
   def pick(x: jax.Array) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(x, expert, 0, keepdims=False)
 

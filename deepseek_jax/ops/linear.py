@@ -7,16 +7,20 @@ import jax
 import jax.numpy as jnp
 
 from deepseek_jax.ops import fp8_products
+from deepseek_jax.ops.oriented import Oriented, product
 from deepseek_jax.ops.precision import PLAIN, Precision, Rounding
 
 
-def linear(x_ND: jax.Array, w_DF: jax.Array, precision: Precision = PLAIN) -> jax.Array:
+def linear(x_ND: jax.Array, w_DF: jax.Array | Oriented, precision: Precision = PLAIN) -> jax.Array:
   """x @ w for x [..., D], its operands and those of its gradients rounded as `precision` says.
 
   The gradient of w contracts over tokens, for which XLA on a CPU copies the left operand
   transposed; JAX's own rule always has the output's gradient on the left. Where that is the wide
   one, as in a feed-forward's first products, the copies took a quarter of a mini model's step.
+  An oriented matrix, which only decoding has, has no gradient.
   """
+  if isinstance(w_DF, Oriented):
+    return product(x_ND, w_DF)
   if precision.by_kernels:
     return fp8_products.linear(precision, x_ND, w_DF)
   return _product(precision.rounding, x_ND, w_DF)
@@ -50,17 +54,30 @@ def weight_gradient(r: Rounding, x_ND: jax.Array, d_NF: jax.Array) -> jax.Array:
   return dw if narrow_first else dw.T
 
 
-def to_heads(x_BTD: jax.Array, w_DHK: jax.Array, precision: Precision = PLAIN) -> jax.Array:
+def to_heads(
+  x_BTD: jax.Array, w_DHK: jax.Array | Oriented, precision: Precision = PLAIN
+) -> jax.Array:
   """`linear` into heads: [B, T, D] -> [B, T, H, K]."""
-  D, H, K = w_DHK.shape
-  out = linear(x_BTD, w_DHK.reshape(D, H * K), precision)
+  w_DM: jax.Array | Oriented  # M: H * K
+  if isinstance(w_DHK, Oriented):
+    H, K, D = w_DHK.outputs_first.shape
+    w_DM = Oriented(w_DHK.outputs_first.reshape(H * K, D))
+  else:
+    D, H, K = w_DHK.shape
+    w_DM = w_DHK.reshape(D, H * K)
+  out = linear(x_BTD, w_DM, precision)
   return out.reshape(*x_BTD.shape[:-1], H, K)
 
 
-def from_heads(x_BTHK: jax.Array, w_HKD: jax.Array, precision: Precision = PLAIN) -> jax.Array:
+def from_heads(
+  x_BTHK: jax.Array, w_HKD: jax.Array | Oriented, precision: Precision = PLAIN
+) -> jax.Array:
   """`linear` out of heads: [B, T, H, K] -> [B, T, D]."""
-  H, K, D = w_HKD.shape
-  x_BTM, w_MD = x_BTHK.reshape(*x_BTHK.shape[:-2], H * K), w_HKD.reshape(H * K, D)  # M: H * K
+  H, K = x_BTHK.shape[-2:]
+  x_BTM = x_BTHK.reshape(*x_BTHK.shape[:-2], H * K)  # M: H * K
+  if isinstance(w_HKD, Oriented):
+    return product(x_BTM, Oriented(w_HKD.outputs_first.reshape(-1, H * K)))
+  w_MD = w_HKD.reshape(H * K, -1)
   r = precision.rounding
   if precision.by_kernels:
     return fp8_products.linear(precision, x_BTM, w_MD, r.keep_attended)

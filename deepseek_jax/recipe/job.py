@@ -10,8 +10,9 @@ import jax
 
 from deepseek_jax.config import from_dict, to_dict
 from deepseek_jax.hub.safetensors import save_pretrained
+from deepseek_jax.recipe.clock import Clock
 from deepseek_jax.recipe.config import R1Config
-from deepseek_jax.recipe.graph import GRAPH
+from deepseek_jax.recipe.graph import GRAPH, Node
 from deepseek_jax.recipe.record import Record
 from deepseek_jax.recipe.run import Run
 from deepseek_jax.recipe.summary import Summary
@@ -41,10 +42,12 @@ def run_r1(config: R1Config, directory: str | Path) -> Summary:
   run = Run(config, workdir.path)
   run.tokenizer.save(workdir.tokenizer)
   records: dict[str, Record] = {}
+  finished = [n.stage for n in GRAPH if run.record_path(n.stage).exists()]
   for node, record in run.stages():
     records[node.stage] = record
     summary = Summary(records, config.seed)
-    summary.write(workdir.path, _seconds(records), facts(config))
+    if node.stage not in finished or node is GRAPH[-1]:
+      _publish(summary, run, node, facts(config))
   for stage in _EXPORTED:
     node = next(n for n in GRAPH if n.stage == stage)
     out = workdir.path / "export" / stage
@@ -69,6 +72,13 @@ def facts(config: R1Config) -> dict[str, Any]:
   }
 
 
-def _seconds(records: Mapping[str, Record]) -> float:
-  """Training and evaluation of all stages, whatever process did it."""
-  return sum(r.entry["seconds"] + r.entry["evaluation_seconds"] for r in records.values())
+def _publish(summary: Summary, run: Run, node: Node, facts: Mapping[str, Any]) -> None:
+  """Draws the page of the stages so far, and enters what that took with the last of them."""
+  clock, record = Clock(), summary.records[node.stage]
+  with clock("drawing"):
+    summary.write_report(run.directory, facts)
+  if not record.entry["drawing_seconds"]:
+    record.entry["drawing_seconds"] = clock.seconds["drawing"]
+    record.entry["seconds"] += clock.total
+    record.write(run.record_path(node.stage))
+  summary.write_results(run.directory)

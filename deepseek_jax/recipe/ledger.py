@@ -1,12 +1,21 @@
 """What every stage cost and what it was given: the run's book-keeping."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from deepseek_jax.recipe.clock import Clock
+
+PARTS = ("compile", "training", "sampling", "evaluation", "drawing")  # in this order in tables
 
 
 @dataclasses.dataclass
 class Entry:
-  """One stage. FLOPs are counted from shapes (plan/flops.py), not measured."""
+  """One stage. FLOPs are counted from shapes (plan/flops.py), not measured.
+
+  Seconds and programs are those of the process that finished the stage. No part's seconds contain
+  another's: what XLA compiles while it trains is in `compile_seconds` only.
+  """
 
   stage: str
   model: str
@@ -17,19 +26,51 @@ class Entry:
   tokens_sampled: int = 0  # new tokens, for rollouts or for training data
   train_flops: float = 0.0
   sample_flops: float = 0.0
-  seconds: float = 0.0  # training and sampling, compilation included, all resumptions
-  compile_seconds: float = 0.0  # of XLA, all processes of the run
+  seconds: float = 0.0  # all of the stage, its page in the end included
+  compile_seconds: float = 0.0  # of XLA, its cache included
+  training_seconds: float = 0.0
+  sampling_seconds: float = 0.0  # rollouts, or samples to learn from
   evaluation_seconds: float = 0.0
+  drawing_seconds: float = 0.0  # of the report's page once the stage was finished
+  programs: int = 0  # compiled
+  cached: int = 0  # read from the cache of compiled programs instead
   selection: dict[str, int] | None = None  # why samples were kept or not
+
+  def time(self, clock: Clock) -> None:
+    """Enters what a stage's clock has counted."""
+    self.seconds, self.compile_seconds = clock.total, clock.compile_seconds
+    self.programs, self.cached = clock.programs, clock.cached
+    for part, seconds in clock.seconds.items():
+      setattr(self, f"{part}_seconds", seconds)
 
   def as_dict(self) -> dict[str, Any]:
     """Plain values, for JSON."""
     return dataclasses.asdict(self)
 
 
-def total(entries: list[dict[str, Any]], name: str) -> float:
+WALL_CLOCK = ("seconds", *(f"{part}_seconds" for part in PARTS), "programs", "cached")
+"""Fields that a rerun may change."""
+
+
+def of_any_version(entry: Mapping[str, Any]) -> dict[str, Any]:
+  """An entry as it is written now. An earlier version's knows no parts but compiling, which its
+  evaluation had a share in, and its `seconds` lack the evaluation.
+  """
+  if "programs" in entry or "seconds" not in entry:
+    return dict(entry)
+  seconds = entry["seconds"] + entry["evaluation_seconds"]
+  unknown = {name: 0.0 for name in WALL_CLOCK if name.endswith("_seconds")}
+  known = {"seconds": seconds, "compile_seconds": entry["compile_seconds"]}
+  return {**entry, **unknown, **known, "programs": 0, "cached": 0}
+
+
+def total(entries: Sequence[Mapping[str, Any]], name: str) -> float:
   """Sum of a field over stages."""
   return sum(entry[name] for entry in entries)
 
 
-WALL_CLOCK = ("seconds", "compile_seconds", "evaluation_seconds")  # fields a rerun may change
+def seconds_by_part(entries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+  """Where the stages' time went: PARTS, `rest` (restoring, data, tables) and `total`."""
+  seconds = {part: total(entries, f"{part}_seconds") for part in PARTS}
+  whole = total(entries, "seconds")
+  return {**seconds, "rest": whole - sum(seconds.values()), "total": whole}

@@ -1,6 +1,7 @@
 """One architecture with everything compiled for it, shared by all stages that train it."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,10 @@ class Machinery:
     self.text_step = pretrain.make_step(self.model, self.tx)
     self.policy_step = grpo.make_step(self.model, self.tx, grpo.GRPOConfig())
     self.score = grpo.make_scorer(self.model, grpo.GRPOConfig())
+    # Kept, since a function made anew for every stage is compiled anew.
+    kinds = (False, True)
+    self._first = {kind: functools.partial(self._state, reference=kind) for kind in kinds}
+    self._random = {kind: functools.partial(self._draw, reference=kind) for kind in kinds}
 
   def fresh(self, seed: int, weights: Weights | None, reference: bool) -> TrainState:
     """A state to begin a stage with, created where it will lie.
@@ -35,13 +40,12 @@ class Machinery:
     as the policy that KL is measured against.
     """
     if weights is None:
-      return init_sharded(lambda: self._state(self._random(seed), reference), self.mesh)
-    given = self.place(weights)
-    return init_sharded(lambda w: self._state(w, reference), self.mesh, given)
+      return init_sharded(self._random[reference], self.mesh, jax.random.key(seed))
+    return init_sharded(self._first[reference], self.mesh, self.place(weights))
 
   def abstract(self, reference: bool) -> TrainState:
     """The shapes and shardings of `fresh`, which a checkpoint is read to."""
-    return abstract_state(lambda: self._state(self._random(0), reference), self.mesh)
+    return abstract_state(lambda: self._draw(jax.random.key(0), reference), self.mesh)
 
   def place(self, weights: Weights) -> Weights:
     """Weights on the device or the mesh."""
@@ -49,8 +53,8 @@ class Machinery:
       return jax.device_put(weights)
     return jax.device_put(weights, state_shardings(self.mesh, weights))
 
-  def _random(self, seed: int) -> Weights:
-    return init_weights(self.model, jax.random.key(seed))
+  def _draw(self, key: jax.Array, reference: bool) -> TrainState:
+    return self._state(init_weights(self.model, key), reference)
 
   def _state(self, weights: Weights, reference: bool) -> TrainState:
     state = init_state(weights, self.tx)

@@ -13,6 +13,7 @@ from deepseek_jax.evaluate.evaluation import Evaluation
 from deepseek_jax.evaluate.figures import Figure
 from deepseek_jax.evaluate.report import Exhibit, choose_exhibits
 from deepseek_jax.evaluate.results import write_text
+from deepseek_jax.recipe.ledger import of_any_version
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,8 @@ def read_record(path: Path) -> Record:
   try:
     fields = json.loads(path.read_text(encoding="utf-8"))
     exhibits = [Exhibit(**exhibit) for exhibit in fields["exhibits"]]
-    return Record(fields["figures"], fields["solved"], exhibits, fields["entry"])
+    entry = of_any_version(fields["entry"])
+    return Record(fields["figures"], fields["solved"], exhibits, entry)
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise ConfigError(f"{path} cannot be read ({error}); delete it to redo the stage.") from error
 

@@ -1,7 +1,7 @@
 """Running the graph: each stage trains, is evaluated, leaves a record; finished ones are skipped.
 
   W/checkpoints/STAGE/   the stage's checkpoints
-  W/stages/STAGE.json    its record, written last
+  W/stages/STAGE.json    its record, written last; once its curves are drawn, they are beside it
   W/metrics.jsonl        all stages' steps, each with its stage
 
 Everything a stage does is a function of the configuration and its position, so a run that is
@@ -9,17 +9,20 @@ killed anywhere and started again ends with the same weights and figures.
 """
 
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-
-import jax
 
 from deepseek_jax.config import ModelConfig, require
 from deepseek_jax.data.document import Sample
 from deepseek_jax.data.tokenizer import load_tokenizer
-from deepseek_jax.evaluate.evaluation import Evaluation, Protocol, evaluate, standard_protocols
+from deepseek_jax.evaluate.evaluation import (
+  Evaluation,
+  Protocol,
+  evaluate_each,
+  standard_protocols,
+)
 from deepseek_jax.plan.flops import forward_flops, train_flops
+from deepseek_jax.recipe.clock import Clock
 from deepseek_jax.recipe.config import PretrainStage, R1Config, ReinforceStage, TuneStage
 from deepseek_jax.recipe.graph import GRAPH, Node
 from deepseek_jax.recipe.ledger import Entry
@@ -36,7 +39,6 @@ from deepseek_jax.train.state import TrainState
 from deepseek_jax.types import Weights
 
 _SEEDS_PER_RUN = 1000  # stage seeds: each stage draws its own problems
-_COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 class Run:
@@ -54,8 +56,6 @@ class Run:
         f"{self.tokenizer.vocab_size} ids.",
       )
     self._machines: dict[str, Machinery] = {}
-    self._compiled = 0.0
-    jax.monitoring.register_event_duration_secs_listener(self._listen)
 
   def stages(self) -> Iterator[tuple[Node, Record]]:
     """Runs what is unfinished, in the graph's order, yielding every stage's record."""
@@ -89,14 +89,14 @@ class Run:
 
   def _stage(self, node: Node, seed: int) -> Record:
     """Trains and evaluates one stage."""
-    started, compiled = time.monotonic(), self._compiled
+    clock = Clock()
     entry = Entry(node.stage, node.model, node.start, node.source)
     machine = self.machine(node.model)
     checkpointer = Checkpointer(self.checkpoints(node.stage), keep=1)
     log = MetricsLog(self.directory, node.stage)
     try:
       state, position = self._begin(node, seed, checkpointer, log)
-      course = self._course(node, seed, position, entry)
+      course = self._course(node, seed, position, entry, clock)
       loop = LoopConfig(
         steps=course.steps,
         checkpoint_every=self.config.save_every,
@@ -104,18 +104,17 @@ class Run:
         log_every=self.config.log_every,
       )
       progress = Progress(loop.steps, loop.progress_seconds, node.stage)
-      state, position = train(
-        state, position, course.step, course.feed, loop, checkpointer, log, progress=progress
-      )
+      with clock("training"):
+        state, position = train(
+          state, position, course.step, course.feed, loop, checkpointer, log, progress=progress
+        )
     finally:
       log.close()
       checkpointer.close()
-    trained = time.monotonic()
-    evaluations = self._evaluate(machine, state.weights)
-    entry.seconds = trained - started
-    entry.evaluation_seconds = time.monotonic() - trained
-    entry.compile_seconds = self._compiled - compiled
+    with clock("evaluation"):
+      evaluations = self._evaluate(machine, state.weights)
     self._count(entry, node, position.step)
+    entry.time(clock)
     return make_record(node.stage, evaluations, entry.as_dict())
 
   def _begin(
@@ -131,7 +130,9 @@ class Run:
 
     return begin(machine.abstract(reference), create, checkpointer, log)
 
-  def _course(self, node: Node, seed: int, position: Position, entry: Entry) -> Course:
+  def _course(
+    self, node: Node, seed: int, position: Position, entry: Entry, clock: Clock
+  ) -> Course:
     """The stage's batches and step, by the type of its settings."""
     settings = getattr(self.config, node.stage)
     machine = self.machine(node.model)
@@ -139,9 +140,10 @@ class Run:
       case PretrainStage():
         return pretraining(settings, machine, self.tokenizer, self.config.task, seed, position)
       case ReinforceStage():
-        return reinforcement(settings, machine, self.tokenizer, self.task, seed)
+        return reinforcement(settings, machine, self.tokenizer, self.task, seed, clock)
       case TuneStage():
-        samples = self._samples(node, settings, seed, entry)
+        with clock("sampling"):
+          samples = self._samples(node, settings, seed, entry)
         return tuning(settings, machine, self.tokenizer, samples, seed)
     raise TypeError(f"{node.stage} has settings of type {type(settings).__name__}")
 
@@ -175,10 +177,8 @@ class Run:
       max_new=settings.max_new,
       seed=self.config.seed,
     )
-    return [
-      evaluate(machine.engine, weights, self.tokenizer, self.task, each)
-      for each in standard_protocols(protocol)
-    ]
+    protocols = standard_protocols(protocol)
+    return evaluate_each(machine.engine, weights, self.tokenizer, self.task, protocols)
 
   def _count(self, entry: Entry, node: Node, steps: int) -> None:
     """Enters tokens and FLOPs, from the stage's metrics, so that resumptions count too."""
@@ -201,7 +201,3 @@ class Run:
   def _sample_flops(self, node: Node) -> float:
     """Of one sampled token, at half the longest context."""
     return forward_flops(self.model_config(node), self.config.evaluation.max_new / 2)
-
-  def _listen(self, event: str, duration_secs: float, **_: object) -> None:
-    if event == _COMPILED:
-      self._compiled += duration_secs

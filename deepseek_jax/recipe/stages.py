@@ -14,6 +14,7 @@ from deepseek_jax.data.document import Document, Sample, make_sample
 from deepseek_jax.data.pipeline import open_batches
 from deepseek_jax.data.samples import SampleBatches
 from deepseek_jax.data.tokenizer import Tokenizer
+from deepseek_jax.recipe.clock import Clock
 from deepseek_jax.recipe.config import PretrainStage, ReinforceStage, TuneStage
 from deepseek_jax.recipe.machinery import Machinery
 from deepseek_jax.rl.completions import Completion
@@ -103,9 +104,14 @@ def tuning(
 
 
 def reinforcement(
-  stage: ReinforceStage, machinery: Machinery, tokenizer: Tokenizer, task: Task, seed: int
+  stage: ReinforceStage,
+  machinery: Machinery,
+  tokenizer: Tokenizer,
+  task: Task,
+  seed: int,
+  clock: Clock,
 ) -> Course:
-  """A rollout and its updates are one step of the loop."""
+  """A rollout and its updates are one step of the loop, and told apart by the clock."""
   job = Reinforcement(
     update=machinery.policy_step,
     score=machinery.score,
@@ -117,7 +123,13 @@ def reinforcement(
     seed=seed,
     mesh=machinery.mesh,
   )
-  return Course(stage.iterations, job.step, job.feed)
+
+  def feed(position: Position, state: TrainState) -> Feed:
+    jax.block_until_ready(state)  # an update under way is training, not sampling
+    with clock("sampling"):
+      return job.feed(position, state)
+
+  return Course(stage.iterations, job.step, feed)
 
 
 def samples_of(completions: Sequence[Completion], tokenizer: Tokenizer) -> list[Sample]:

@@ -1,4 +1,4 @@
-"""What a run says at its end: the table, the gains, results.json and report.html."""
+"""What a run says of its finished stages: tables, gains, results.json and report.html."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from deepseek_jax.evaluate.estimators import paired_difference
-from deepseek_jax.evaluate.figures import Figure, figure, format_figure, table
+from deepseek_jax.evaluate.figures import Figure, figure, table
 from deepseek_jax.evaluate.report import Report, write_report
-from deepseek_jax.evaluate.results import read_metrics, write_results
-from deepseek_jax.recipe.ledger import total
+from deepseek_jax.evaluate.results import write_results
+from deepseek_jax.recipe.ledger import PARTS, seconds_by_part, total
+from deepseek_jax.recipe.pictures import metrics_by_stage, stage_curves
 from deepseek_jax.recipe.record import Record
 
 SHOWN = (
@@ -74,17 +75,25 @@ class Summary:
     parts = [table(stages, SHOWN), self._gains_text(), self._costs_text(), self._thoughts_text()]
     return "\n\n".join(filter(None, parts))
 
-  def write(self, directory: Path, wall_seconds: float, facts: Mapping[str, Any]) -> None:
-    """Writes results.json and report.html."""
-    write_results(directory / "results.json", self.figures(), wall_seconds, self.ledger())
-    metrics: dict[str, list[Mapping[str, Any]]] = {}
-    for row in read_metrics(directory / "metrics.jsonl"):
-      metrics.setdefault(row["stage"], []).append(row)
+  def seconds(self) -> float:
+    """Of all stages, whatever process did them."""
+    return total(self.ledger(), "seconds")
+
+  def write_results(self, directory: Path) -> None:
+    """Writes results.json."""
+    write_results(directory / "results.json", self.figures(), self.seconds(), self.ledger())
+
+  def write_report(self, directory: Path, facts: Mapping[str, Any]) -> None:
+    """Writes report.html, with every stage's curves as they were drawn once."""
+    curves = {}
+    for stage, rows in metrics_by_stage(directory).items():
+      if stage in self.records:
+        curves[stage] = stage_curves(directory / "stages" / f"{stage}.svg", rows)
     report = Report(
       title="DeepSeek-R1 in miniature",
-      facts={**facts, "wall clock": f"{wall_seconds:.0f} s"},
+      facts={**facts, "wall clock": f"{self.seconds():.0f} s"},
       figures=self.figures(),
-      metrics=metrics,
+      curves={stage: svg for stage, svg in curves.items() if svg is not None},
       exhibits=[exhibit for record in self.records.values() for exhibit in record.exhibits],
       ledger=self.ledger(),
     )
@@ -105,17 +114,17 @@ class Summary:
     entries = self.ledger()
     rows = [
       f"{e['stage']:<13}{e['steps']:>6}{e['tokens_trained']:>11,}{e['tokens_sampled']:>11,}"
-      f"{(e['train_flops'] + e['sample_flops']) / 1e12:>9.2f}{e['seconds']:>9.1f}"
-      f"{e['compile_seconds']:>9.1f}{e['evaluation_seconds']:>9.1f}"
+      f"{(e['train_flops'] + e['sample_flops']) / 1e12:>9.2f}{e['programs']:>9}"
+      + _seconds_row(seconds_by_part([e]))
       for e in entries
     ]
+    names = [*PARTS, "rest", "total"]
     head = (
-      f"{'stage':<13}{'steps':>6}{'trained':>11}{'sampled':>11}{'TFLOP':>9}{'seconds':>9}"
-      f"{'compile':>9}{'evaluate':>9}"
+      f"{'stage':<13}{'steps':>6}{'trained':>11}{'sampled':>11}{'TFLOP':>9}{'programs':>9}"
+      + "".join(f"{name:>11}" for name in names)
     )
-    seconds = total(entries, "seconds") + total(entries, "evaluation_seconds")
-    tail = f"{len(entries)} stages, {format_figure(seconds)} s, of them {format_figure(total(entries, 'compile_seconds'))} s compiling"  # noqa: E501
-    return "\n".join([head, *rows, tail])
+    tail = f"{'seconds':<13}{'':>37}{total(entries, 'programs'):>9}"
+    return "\n".join([head, *rows, tail + _seconds_row(seconds_by_part(entries))])
 
   def _thoughts_text(self) -> str:
     """The same problem answered by every stage."""
@@ -131,3 +140,7 @@ class Summary:
       for line in [f"{prompt}", *(text for p, text in lines if p == prompt)]
     ]
     return "\n".join(["thoughts at T = 1, the first sample of the first problems", *shown])
+
+
+def _seconds_row(seconds: Mapping[str, float]) -> str:
+  return "".join(f"{value:>11.1f}" for value in seconds.values())

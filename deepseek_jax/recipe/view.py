@@ -8,8 +8,9 @@ from typing import Any
 from deepseek_jax.evaluate import charts
 from deepseek_jax.evaluate.figures import Figure, table
 from deepseek_jax.evaluate.report import Exhibit
-from deepseek_jax.evaluate.results import read_metrics, read_results
+from deepseek_jax.evaluate.results import read_results
 from deepseek_jax.recipe.graph import GRAPH
+from deepseek_jax.recipe.pictures import metrics_by_stage
 from deepseek_jax.recipe.record import read_record
 from deepseek_jax.recipe.summary import SHOWN
 
@@ -62,12 +63,9 @@ def read_run(directory: str | Path) -> RunView:
   """Reads a workdir of `experiments.r1`; ConfigError if it has no results yet."""
   directory = Path(directory)
   results = read_results(directory / "results.json")
-  metrics: dict[str, list[Mapping[str, Any]]] = {}
-  for row in read_metrics(directory / "metrics.jsonl"):
-    metrics.setdefault(row["stage"], []).append(row)
   exhibits: list[Exhibit] = []
   for node in GRAPH:
     path = directory / "stages" / f"{node.stage}.json"
     if path.exists():
       exhibits += read_record(path).exhibits
-  return RunView(results["figures"], results["ledger"], metrics, exhibits)
+  return RunView(results["figures"], results["ledger"], metrics_by_stage(directory), exhibits)

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from deepseek_jax.config import ConfigError
 from deepseek_jax.train.checkpoint import disk_is_full
 from deepseek_jax.train.workdir import write_atomically
@@ -27,7 +25,7 @@ class MetricsLog:
     self.path = Path(directory) / "metrics.jsonl"
     self.stage = stage
     self._events = Path(directory) / "tensorboard" / stage
-    self._writer: SummaryWriter | None = None
+    self._writer: Any = None
 
   def resume(self, step: int) -> None:
     """Removes this stage's records behind `step`, and a line that a kill cut short."""
@@ -35,6 +33,8 @@ class MetricsLog:
     if self.path.exists() or kept:
       write_atomically(self.path, "".join(json.dumps(r) + "\n" for r in kept))
     self.close()
+    from tensorboardX import SummaryWriter  # which imports torch where that is installed
+
     self._writer = SummaryWriter(str(self._events), purge_step=step + 1)
 
   def write(self, step: int, record: Mapping[str, Any]) -> None:

@@ -103,7 +103,7 @@ class Drafting:
   def _pass_seconds(self, tokens: int, passes: int = 128) -> float:
     """Of one pass of the main model over `tokens` tokens, with a cache as in decoding."""
     model = self._model.transformer
-    weights = prepare(model, self._model.weights, 1)
+    weights = prepare(model, self._model.weights)
 
     @functools.partial(jax.jit, donate_argnums=1)
     def run(weights: Any, cache: Any) -> jax.Array:

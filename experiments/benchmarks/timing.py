@@ -11,7 +11,11 @@ T = TypeVar("T")
 
 
 def machine() -> dict[str, Any]:
-  """What the figures depend on; the load average says whether anything else was running."""
+  """What the figures depend on; the load average says whether anything else was running.
+
+  `matmul_gflops` is the best of several products of two float32 matrices [2048, 2048].
+  """
+  load = [round(x, 2) for x in os.getloadavg()]  # before this process adds to it
   model = ""
   if os.path.exists("/proc/cpuinfo"):
     with open("/proc/cpuinfo") as lines:
@@ -19,8 +23,20 @@ def machine() -> dict[str, Any]:
   return {
     "cpu": model or platform.processor(),
     "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-    "load_average": [round(x, 2) for x in os.getloadavg()],
+    "load_average": load,
+    "matmul_gflops": round(_matmul_rate(2048) / 1e9),
   }
+
+
+def _matmul_rate(size: int) -> float:
+  """Floating-point operations per second of a square product."""
+  import jax
+  import jax.numpy as jnp
+
+  x_DD = jnp.ones((size, size))
+  product = jax.jit(jnp.dot)
+  jax.block_until_ready(product(x_DD, x_DD))
+  return 2 * size**3 / min(stopwatch(lambda: product(x_DD, x_DD)) for _ in range(5))
 
 
 def take_turns(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:

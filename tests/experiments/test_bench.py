@@ -13,6 +13,8 @@ from deepseek_jax.config import GQAConfig
 from deepseek_jax.hub.safetensors import save_pretrained
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.presets import preset
+from deepseek_jax.recipe.ledger import Entry
+from experiments.benchmarks.first_run import COLUMNS, account, table
 from experiments.benchmarks.reinforcers import Lesson, reward
 from experiments.benchmarks.timing import pair_ratio, take_turns
 from experiments.benchmarks.trainers import Shape, tokens_BT
@@ -50,6 +52,18 @@ def test_a_lesson_is_the_same_for_all_contenders():
   assert reward("w1 w2 w4 w5") == 0.5
 
 
+def test_a_first_run_s_parts_add_up_to_its_wall_clock():
+  entry = Entry("base", "teacher", None, None, seconds=40.0, compile_seconds=9.0, programs=3)
+  entry.training_seconds, entry.drawing_seconds, entry.cached = 20.0, 1.0, 2
+  found = account([entry.as_dict()] * 2, loading=4.0, wall=90.0)
+  assert found["total"] == 90 and (found["programs"], found["cached"]) == (6, 4)
+  assert found["rest"] == 90 - 4 - 2 * (9 + 20 + 1)
+  assert sum(found[column] for column in COLUMNS if column != "total") == found["total"]
+  lines = table({"empty cache, seed 0": found}).splitlines()
+  assert lines[0].split() == ["seconds", *COLUMNS, "programs", "cached"]
+  assert lines[1].split()[-3:] == ["90.0", "6", "4"] and lines[2].split()[-1] == "100.0%"
+
+
 @pytest.mark.parametrize(
   ("flags", "named"),
   [
@@ -59,6 +73,7 @@ def test_a_lesson_is_the_same_for_all_contenders():
     (["--suite=experts", "--preset=smollm2_135m"], "smollm2_135m"),
     (["--suite=decode", "--against=trl"], "--against=trl"),
     (["--suite=grpo", "--against=transformers"], "--against=transformers"),
+    (["--suite=first_run", "--config=configs/none.py"], "configs/none.py"),
   ],
 )
 def test_bad_flags_end_with_a_sentence(flags, named):

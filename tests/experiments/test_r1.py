@@ -75,6 +75,12 @@ def test_ledger_says_what_every_stage_took(undisturbed):
   assert all(entry["train_flops"] > 0 for entry in ledger.values())
 
 
+def test_few_programs_are_compiled(undisturbed):
+  """With an empty cache, in one process: the whole recipe on two architectures."""
+  ledger = json.loads((undisturbed / "results.json").read_text())["ledger"]
+  assert 0 < sum(entry["programs"] + entry["cached"] for entry in ledger) <= 60
+
+
 def test_sampling_and_training_agree(undisturbed):
   for row in read_metrics(undisturbed / "metrics.jsonl"):
     if row.get("updates"):

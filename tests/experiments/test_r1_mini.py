@@ -6,7 +6,7 @@ import pytest
 
 from configs import r1_mini
 from deepseek_jax.evaluate.estimators import paired_difference
-from deepseek_jax.evaluate.evaluation import Protocol, evaluate, standard_protocols
+from deepseek_jax.evaluate.evaluation import Protocol, evaluate_each, standard_protocols
 from deepseek_jax.recipe.job import r1_config
 from deepseek_jax.recipe.run import Run
 from deepseek_jax.rl.rewards import permuted
@@ -54,10 +54,9 @@ def test_permuted_rewards_gain_nothing(tmp_path):
 
   def solved(weights):
     """Each held-out problem's share of right samples, by protocol."""
-    return [
-      evaluate(machine.engine, weights, run.tokenizer, run.task, each).correct_PJ.mean(axis=1)
-      for each in standard_protocols(Protocol("mini"))
-    ]
+    protocols = standard_protocols(Protocol("mini"))
+    measured = evaluate_each(machine.engine, weights, run.tokenizer, run.task, protocols)
+    return [each.correct_PJ.mean(axis=1) for each in measured]
 
   before = solved(machine.place(run.weights("base")))
   real, control = (solved(reinforced(run, transform)) for transform in (None, permuted(0)))

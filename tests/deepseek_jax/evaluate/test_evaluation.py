@@ -8,8 +8,16 @@ import pytest
 
 from deepseek_jax.config import ConfigError
 from deepseek_jax.data.tokenizer import load_tokenizer
-from deepseek_jax.decode.engine import Samples
-from deepseek_jax.evaluate.evaluation import Protocol, draw_problems, evaluate, standard_protocols
+from deepseek_jax.decode.engine import Samples, SlotEngine
+from deepseek_jax.evaluate.evaluation import (
+  Protocol,
+  draw_problems,
+  evaluate,
+  evaluate_each,
+  standard_protocols,
+)
+from deepseek_jax.model.transformer import Transformer, init_weights
+from deepseek_jax.presets import preset
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.tasks.task import Problem, Score
 from deepseek_jax.types import Weights
@@ -80,7 +88,7 @@ def test_figures_of_a_known_outcome():
 
 def test_the_stop_token_is_no_part_of_the_text_and_ends_samples():
   engine, evaluation = run(right=4)
-  assert engine.calls[0][1].stop == (TOKENIZER.eos_id,)
+  assert {params.stop for params in engine.calls[0][1]} == {(TOKENIZER.eos_id,)}
   assert evaluation.texts[0][0] == "<think> 1 wait 等等 check </think> <answer> 1 </answer>"
 
 
@@ -89,6 +97,43 @@ def test_every_sample_has_a_key_of_its_own_that_the_seed_moves():
   assert len(np.unique(keys[0], axis=0)) == 24
   np.testing.assert_array_equal(keys[0], keys[1])
   assert (keys[0] != keys[2]).any(axis=1).all()
+
+
+class Recorder:
+  """An engine that writes down what it is asked for: prompt, rule and key of each sample."""
+
+  def __init__(self, engine):
+    self.engine, self.calls, self.asked = engine, 0, []
+
+  def generate(self, weights, prompts, params, keys_B):
+    self.calls += 1
+    keys = np.asarray(jax.random.key_data(keys_B)).tolist()
+    self.asked += [(tuple(p), own, tuple(k)) for p, own, k in zip(prompts, params, keys)]
+    return self.engine.generate(weights, prompts, params, keys_B)
+
+
+def test_protocols_together_are_what_each_is_alone():
+  config = dataclasses.replace(preset("v3_mini"), layers=2, d_model=32, mtp_depth=0)
+  model = Transformer(config)
+  weights = jax.jit(lambda key: init_weights(model, key))(jax.random.key(0))
+  protocols = standard_protocols(Protocol("mini", problems=3, samples=2, max_new=6, seed=4))
+  protocols = (*protocols, dataclasses.replace(protocols[2], problems=2, top_p=0.9, max_new=4))
+  task = load_task("mini")
+  alone, together = (Recorder(SlotEngine(model, slots=4)) for _ in range(2))
+  wanted = [evaluate(alone, weights, TOKENIZER, task, p) for p in protocols]
+  found = evaluate_each(together, weights, TOKENIZER, task, protocols)
+  assert (alone.calls, together.calls) == (4, 1)
+  assert sorted(map(repr, alone.asked)) == sorted(map(repr, together.asked))
+  for one, other in zip(found, wanted, strict=True):
+    assert list(one.records()) == list(other.records())
+    assert one.figures("base") == other.figures("base")
+  assert len({text for texts in found[2].texts for text in texts}) > 1
+
+
+def test_protocols_together_share_a_seed():
+  protocols = [PROTOCOL, dataclasses.replace(PROTOCOL, seed=1)]
+  with pytest.raises(ConfigError, match=r"seeds \[0, 1\]"):
+    evaluate_each(None, None, TOKENIZER, Doubling(), protocols)
 
 
 def test_gains_are_paired_and_of_one_protocol():

@@ -41,7 +41,7 @@ REPORT = Report(
   title="A run <of mine>",
   facts={"config": "configs/r1_tiny.py", "wall": "12 s"},
   figures=FIGURES,
-  metrics={"r1_zero": RECORDS, "base": RECORDS[:1]},
+  curves={"r1_zero": curves(RECORDS)},
   exhibits=[Exhibit("base", "make 8 ?", "<think> 3 低 & </think>", 0.0)],
   ledger=[{"stage": "base", "tokens": 123456, "seconds": 1.25}, {"stage": "r1", "note": "kept"}],
 )

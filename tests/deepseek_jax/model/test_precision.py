@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from deepseek_jax.ops.strips import Strips
 
 from deepseek_jax.decode.weights import prepare
 from deepseek_jax.model.cache import init_cache
 from deepseek_jax.model.transformer import forward, init_weights, mtp_hidden
 from deepseek_jax.ops.precision import ROUNDINGS
-from deepseek_jax.ops.strips import Strips
 
 B, T = 2, 5
 TOKENS = np.arange(B * T, dtype=np.int32).reshape(B, T)

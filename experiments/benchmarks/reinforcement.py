@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.contender import Contender
-from experiments.benchmarks.reinforcers import CONTENDERS, Seconds, Lesson
+from experiments.benchmarks.reinforcers import CONTENDERS, Lesson, Seconds
 from experiments.benchmarks.timing import pair_ratio, take_turns
 
 _WARMUP = 2  # steps after the first: the heap takes some to settle
@@ -17,7 +17,9 @@ _WARMUP = 2  # steps after the first: the heap takes some to settle
 def measure(directory: str, against: str, pairs: int) -> dict[str, Any]:
   """Seconds of a step, medians of `pairs` turns, and how many times faster ours is."""
   names = ["deepseek_jax", *([against] if against else [])]
-  lesson = Lesson(directory, json.loads((Path(directory) / "config.json").read_text())["vocab_size"])
+  lesson = Lesson(
+    directory, json.loads((Path(directory) / "config.json").read_text())["vocab_size"]
+  )
   contenders: dict[str, Contender] = {}
   try:
     for name in names:
@@ -44,4 +46,3 @@ def _medians(first: Seconds, steps: Sequence[Seconds]) -> dict[str, Any]:
     if getattr(first, part) is not None:
       found[part] = statistics.median(getattr(s, part) for s in steps)
   return {**found, "all": [round(s.whole, 2) for s in steps]}
-

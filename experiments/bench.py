@@ -6,6 +6,7 @@
   python -m experiments.bench --suite=batching
   python -m experiments.bench --suite=speculative --model=runs/draft
   python -m experiments.bench --suite=first_run
+  python -m experiments.bench --suite=grpo --against=trl [--model=M]
 
 train: one full training step of a preset, in float32, against transformers with torch; the median
 of interleaved pairs, and what our step spends its time on. experts: what a token costs with 32 and
@@ -18,6 +19,9 @@ requests of very different lengths in 16 slots, continuously and in static batch
 have something in common. speculative: a trained model's MTP module drafting for it
 (configs/pretrain_draft.py). first_run: seconds by part of the whole recipe of --config, with an
 empty cache of compiled programs and then, with another seed, with what that left.
+grpo: whole steps of reinforcement, 2 prompts x 8 samples x 64 tokens, on the checkpoint of
+--model (a Hugging Face directory, a GGUF file or a workdir; else a random model of SmolLM2-135M's
+shape), beside TRL's trainer (`pip install trl`); the first step, which compiles, is told apart.
 Every contender first warms up, as the heap takes several steps to settle. Nothing else should run
 meanwhile; load average and the rate of a matrix product are in the result, which --out=FILE keeps
 as JSON.
@@ -41,7 +45,7 @@ from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.plan.flops import parameters
 from deepseek_jax.presets import preset
 from experiments import program
-from experiments.benchmarks import decoders, trainers
+from experiments.benchmarks import decoders, reinforcement, trainers
 from experiments.benchmarks import first_run as first_runs
 from experiments.benchmarks.contender import Contender, Turn
 from experiments.benchmarks.timing import machine, pair_ratio, take_turns
@@ -55,6 +59,11 @@ def main() -> None:
   require(FLAGS.pairs > 0, f"--pairs is {FLAGS.pairs}; it must be positive.")
   require(FLAGS.steps > 0, f"--steps is {FLAGS.steps}; it must be positive.")
   require(FLAGS.warmup > 0, f"--warmup is {FLAGS.warmup}; it must be positive.")
+  rivals = ["", *RIVALS.get(FLAGS.suite, [])]
+  require(
+    FLAGS.against in rivals,
+    f"--against={FLAGS.against} has no --suite={FLAGS.suite}; use one of {rivals}.",
+  )
   result = {"suite": FLAGS.suite, "before": machine()}
   result |= SUITES[FLAGS.suite]()
   result["after"] = machine()
@@ -111,7 +120,7 @@ def decode() -> dict[str, Any]:
   names = ["deepseek_jax", *([FLAGS.against] if FLAGS.against else [])]
   result: dict[str, Any] = {"model": FLAGS.model, "new_tokens": tokens, "batches": {}}
   with tempfile.TemporaryDirectory() as folder:
-    directory = _checkpoint(folder)
+    directory = _checkpoint(folder, FLAGS.preset)
     for batch in (1, 16):
       reading = decoders.Reading(directory, batch)
       entries = {name: (decoders.CONTENDERS[name], reading) for name in names}
@@ -128,11 +137,11 @@ def decode() -> dict[str, Any]:
   return result
 
 
-def _checkpoint(folder: str) -> str:
+def _checkpoint(folder: str, otherwise: str) -> str:
   """A Hugging Face directory that all contenders load: --model, or made in `folder`.
 
-  It is made in float32 of a GGUF file or a workdir, and of the preset with random weights where no
-  model is named.
+  It is made in float32 of a GGUF file or a workdir, and of the preset `otherwise` with random
+  weights where no model is named.
   """
   if FLAGS.model and is_pretrained(FLAGS.model):
     return FLAGS.model
@@ -140,7 +149,7 @@ def _checkpoint(folder: str) -> str:
     model = api.load(FLAGS.model)
     config, weights = model.config, model.weights
   else:
-    random = Transformer(dataclasses.replace(preset(FLAGS.preset), mtp_depth=0))
+    random = Transformer(dataclasses.replace(preset(otherwise), mtp_depth=0))
     config = random.config
     weights = jax.jit(lambda key: init_weights(random, key))(jax.random.key(0))
   save_pretrained(os.path.join(folder, ""), config, weights)
@@ -185,6 +194,20 @@ def first_run() -> dict[str, Any]:
   return {"config": FLAGS.config, "starts": starts}
 
 
+def grpo() -> dict[str, Any]:
+  """Seconds of a GRPO step, sampling and updating apart, and of another's whole step."""
+  with tempfile.TemporaryDirectory() as folder:
+    directory = _checkpoint(folder, "smollm2_135m")
+    result = reinforcement.measure(directory, FLAGS.against, FLAGS.pairs)
+  for name, found in result["seconds"].items():
+    parts = [f"{p} {found[p]:.2f}, " for p in ("sampling", "updating") if p in found]
+    shown = f"{''.join(parts)}the first {found['first']:.1f}"
+    print(f"  {name:14}{found['step']:9.2f} s a step ({shown})   {found['all']}")
+  if FLAGS.against:
+    print(f"  ratio         {result['ratio']:9.2f} (median of {FLAGS.pairs} pairs)")
+  return result
+
+
 SUITES: dict[str, Callable[[], dict[str, Any]]] = {
   "train": train,
   "experts": experts,
@@ -192,7 +215,11 @@ SUITES: dict[str, Callable[[], dict[str, Any]]] = {
   "batching": batching,
   "speculative": speculative,
   "first_run": first_run,
+  "grpo": grpo,
 }
+
+
+RIVALS = {"train": ["transformers"], "decode": ["transformers"], "grpo": ["trl"]}
 
 
 def _race(
@@ -239,9 +266,11 @@ def _write(path: str, result: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
   flags.DEFINE_enum("suite", "train", list(SUITES), "What is measured.")
-  flags.DEFINE_string("model", "", "In --suite=decode and speculative: which model.")
+  flags.DEFINE_string("model", "", "In --suite=decode, grpo and speculative: which model.")
   flags.DEFINE_string("config", "configs/r1_tiny.py", "In --suite=first_run: of the recipe.")
-  flags.DEFINE_enum("against", "", ["", "transformers"], "Whom to measure beside; none if empty.")
+  flags.DEFINE_enum(
+    "against", "", ["", "transformers", "trl"], "Whom to measure beside; none if empty."
+  )
   flags.DEFINE_string("preset", "v3_100m", "The architecture, one of deepseek_jax/presets.py.")
   flags.DEFINE_integer("batch", 8, "Rows.")
   flags.DEFINE_integer("length", 256, "Tokens of a row, in --suite=train.")

@@ -6,6 +6,7 @@ was cut short is redone as it was.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -173,7 +174,8 @@ class Reinforcement:
 def _summary(rows: list[Metrics], with_kl: bool) -> dict[str, Any]:
   """Means over an iteration's updates, but for maxima; mismatch is that of the first.
 
-  Later updates compare a policy that has moved already with the one that sampled.
+  Later updates compare a policy that has moved already with the one that sampled. Two at a time,
+  so that an iteration with fewer updates than usual compiles nothing.
   """
   summary: dict[str, Any] = {"updates": float(len(rows))}
   if not rows:
@@ -183,9 +185,9 @@ def _summary(rows: list[Metrics], with_kl: bool) -> dict[str, Any]:
     if name in ("mismatch", "experts_differ"):
       summary[name] = values[0]
     elif name == "ratio_max":
-      summary[name] = jnp.max(jnp.stack(values))
+      summary[name] = functools.reduce(jnp.maximum, values)
     elif name == "tokens":
-      summary["trained_tokens"] = jnp.sum(jnp.stack(values))
+      summary["trained_tokens"] = functools.reduce(jnp.add, values)
     elif name != "kl" or with_kl:
-      summary[name] = jnp.mean(jnp.stack(values))
+      summary[name] = functools.reduce(jnp.add, values) / len(values)
   return summary

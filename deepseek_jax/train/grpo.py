@@ -177,14 +177,18 @@ def _loss(
 def _score(
   model: Transformer, weights: Weights, batch: Batch, chunk: int, with_entropy: bool = False
 ) -> tuple[jax.Array, jax.Array | None, Output]:
-  """Log-probability and entropy of each token as a target [B, T], zero at t = 0."""
+  """Log-probability and entropy of each token as a target [B, T], zero at t = 0.
+
+  On one device those of tokens outside the loss are zero, too, and cost no logits.
+  """
   out = forward(model, weights, batch.tokens_BT, batch.positions_BT, batch.segments_BT)
-  targets_BT, _ = shift_targets(batch)
+  targets_BT, weight_BT = shift_targets(batch)
   hidden_ND = out.hidden_BTD.reshape(-1, out.hidden_BTD.shape[-1])
   head = head_DV(model, weights)
   logprob_N, entropy_N = token_logprobs(
-    hidden_ND, head, targets_BT.reshape(-1), chunk, with_entropy=with_entropy
-  )
+    hidden_ND, head, targets_BT.reshape(-1), chunk, with_entropy,
+    wanted_N=weight_BT.reshape(-1) > 0 if model.mesh is None else None,
+  )  # fmt: skip
   logprob_BT = _as_target(logprob_N.reshape(targets_BT.shape))
   if entropy_N is None:
     return logprob_BT, None, out

@@ -11,23 +11,26 @@ from typing import Any
 from deepseek_jax.config import ConfigError
 
 OUR_SETTINGS = ("GLIBC_TUNABLES",)  # what experiments/__init__.py sets, and others do not have
-Turn = Callable[[int], float]  # runs that many steps, returns the seconds they took
+Turn = Callable[[int], Any]  # runs that many steps, returns the seconds they took
 
 
 class Contender:
   """A contender in its own process, so that neither's threads nor memory are the other's."""
 
   def __init__(self, build: Callable[[Any], Turn], shape: Any, warmup: int):
-    """Builds it and runs `warmup` steps; ConfigError if its libraries are not installed."""
+    """Builds it and runs `warmup` steps; ConfigError if its libraries are not installed.
+
+    What those steps took, compiling included, is kept as `first`.
+    """
     context = multiprocessing.get_context("spawn")
     self._pipe, theirs = context.Pipe()
     self._process = context.Process(target=_serve, args=(theirs, build, shape, warmup), daemon=True)
     with _environment(without=() if build.__name__.startswith("deepseek_jax") else OUR_SETTINGS):
       self._process.start()
     theirs.close()
-    self._answer()
+    self.first = self._answer()
 
-  def __call__(self, steps: int) -> float:
+  def __call__(self, steps: int) -> Any:
     """Seconds of `steps` steps."""
     with contextlib.suppress(BrokenPipeError):  # then there is no answer either
       self._pipe.send(steps)
@@ -71,7 +74,6 @@ def _serve(pipe: Connection, build: Callable[[Any], Turn], shape: Any, warmup: i
     text = f"--against={against} needs the package {error.name}; install it first."
     pipe.send(ConfigError(text))
     return
-  turn(warmup)
-  pipe.send(None)
+  pipe.send(turn(warmup))
   while steps := pipe.recv():
     pipe.send(turn(steps))

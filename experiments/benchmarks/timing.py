@@ -5,7 +5,9 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def machine() -> dict[str, Any]:
@@ -37,11 +39,9 @@ def _matmul_rate(size: int) -> float:
   return 2 * size**3 / min(stopwatch(lambda: product(x_DD, x_DD)) for _ in range(5))
 
 
-def take_turns(
-  contenders: Mapping[str, Callable[[], float]], rounds: int
-) -> dict[str, list[float]]:
+def take_turns(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
   """Seconds of each contender in each round, A B A B: what disturbs one disturbs its neighbour."""
-  seconds: dict[str, list[float]] = {name: [] for name in contenders}
+  seconds: dict[str, list[T]] = {name: [] for name in contenders}
   for _ in range(rounds):
     for name, turn in contenders.items():
       seconds[name].append(turn())

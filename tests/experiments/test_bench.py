@@ -1,15 +1,21 @@
 """The benchmark's own arithmetic and manners; its figures need a quiet machine and no test."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+from deepseek_jax.config import GQAConfig
+from deepseek_jax.hub.safetensors import save_pretrained
+from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.presets import preset
 from deepseek_jax.recipe.ledger import Entry
 from experiments.benchmarks.first_run import COLUMNS, account, table
+from experiments.benchmarks.reinforcers import Lesson, reward
 from experiments.benchmarks.timing import pair_ratio, take_turns
 from experiments.benchmarks.trainers import Shape, tokens_BT
 
@@ -38,6 +44,14 @@ def test_tokens_are_the_same_for_all_contenders_and_lie_in_the_vocabulary():
   assert shape.tokens == 150
 
 
+def test_a_lesson_is_the_same_for_all_contenders():
+  lesson = Lesson("", vocab=50, prompts=(2, 5))
+  assert lesson.texts() == lesson.texts()
+  ids = [[int(word[1:]) for word in text.split()] for text in lesson.texts()]
+  assert [len(i) for i in ids] == [2, 5] and max(map(max, ids)) < 50
+  assert reward("w1 w2 w4 w5") == 0.5
+
+
 def test_a_first_run_s_parts_add_up_to_its_wall_clock():
   entry = Entry("base", "teacher", None, None, seconds=40.0, compile_seconds=9.0, programs=3)
   entry.training_seconds, entry.drawing_seconds, entry.cached = 20.0, 1.0, 2
@@ -57,6 +71,8 @@ def test_a_first_run_s_parts_add_up_to_its_wall_clock():
     (["--preset=v3_999b"], "v3_999b"),
     (["--suite=nothing"], "suite"),
     (["--suite=experts", "--preset=smollm2_135m"], "smollm2_135m"),
+    (["--suite=decode", "--against=trl"], "--against=trl"),
+    (["--suite=grpo", "--against=transformers"], "--against=transformers"),
     (["--suite=first_run", "--config=configs/none.py"], "configs/none.py"),
   ],
 )
@@ -80,3 +96,21 @@ def test_one_pair_of_a_mini_is_measured(tmp_path):
   assert set(result["parts"]) == {"attention", "experts", "head", "optimizer", "rest", "step"}
   assert set(result["tokens_per_second"]) == {"deepseek_jax", "transformers"}
   assert result["ratio"] > 0
+
+
+@pytest.mark.slow
+def test_grpo_of_a_mini_is_measured(tmp_path):
+  """Sampling and updating of a dense model, one pair without a rival."""
+  small = dataclasses.replace(
+    preset("smollm2_135m"), layers=1, d_model=16, heads=1, dense_ff=16, vocab=64,
+    attention=GQAConfig(kv_heads=1, head_dim=8),
+  )  # fmt: skip
+  model = Transformer(small)
+  weights = jax.jit(lambda key: init_weights(model, key))(jax.random.key(0))
+  save_pretrained(tmp_path / "model", small, weights)
+  command = [sys.executable, "-m", "experiments.bench", "--suite=grpo", "--pairs=1"]
+  command += [f"--model={tmp_path / 'model'}", f"--out={tmp_path / 'bench.json'}"]
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  found = json.loads((tmp_path / "bench.json").read_text())["seconds"]["deepseek_jax"]
+  assert found["first"] > found["step"] > found["sampling"] > 0 and found["updating"] > 0

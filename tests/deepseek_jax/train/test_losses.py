@@ -43,6 +43,27 @@ def test_token_logprobs_and_entropy_equal_naive_with_gradients(rows, chunk):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), ours, theirs)
 
 
+@pytest.mark.parametrize(("share", "chunk"), [(0.5, 4), (0.5, 64), (0.0, 4), (1.0, 5)])
+def test_rows_not_wanted_are_zero_and_the_others_and_gradients_naive(share, chunk):
+  hidden_ND, head_DV, targets_N, weights_N = arrays(13, seed=2)
+  wanted_N = jax.random.uniform(jax.random.key(3), (13,)) < share
+
+  def score(fn, hidden_ND, head_DV):
+    found = [jnp.where(wanted_N, x_N, 0.0) for x_N in fn(hidden_ND, head_DV, targets_N)]
+    return jnp.sum(weights_N * found[0] + weights_N**2 * found[1]), found
+
+  some = functools.partial(losses.token_logprobs, chunk=chunk, with_entropy=True, wanted_N=wanted_N)
+  ours, theirs = (
+    jax.jit(jax.value_and_grad(functools.partial(score, fn), argnums=(0, 1), has_aux=True))(
+      hidden_ND, head_DV
+    )
+    for fn in (some, naive)
+  )
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), ours, theirs)
+  for x_N in some(hidden_ND, head_DV, targets_N):
+    assert not np.asarray(x_N)[~np.asarray(wanted_N)].any()
+
+
 @pytest.mark.parametrize(("rows", "chunk"), [(12, 64), (12, 4), (13, 5)])
 def test_cross_entropy_equals_naive_with_gradients(rows, chunk):
   hidden_ND, head_DV, targets_N, weights_N = arrays(rows, seed=1)

@@ -1,11 +1,18 @@
-"""Settings of every test: eight CPU devices, so that sharding is tested in the same process.
+"""Settings of every test: devices, how programs are compiled and kept, and what a process holds.
 
-Only this process has them (a program that a test starts has one device, as a user's has), and a
-test that asks for none runs on the first. Measured on two cores: compiling costs the same, steps
-about a fifth more.
+Eight CPU devices, so that sharding is tested in the same process. Only this process has them (a
+program that a test starts has one device, as a user's has), and a test that asks for none runs on
+the first. Measured on two cores: compiling costs the same, steps about a fifth more.
+
+XLA does to a program what it always does, and LLVM little: arrays here are so small that compiling
+is what they cost. Up to jax 0.10, loops are written by XLA's older emitters besides; together a
+program takes a third of the time. The programs that tests start are compiled as a user's are, and
+so are the notebooks. All of them keep what they compiled for the next run.
 """
 
+import ctypes
 import gc
+import os
 from pathlib import Path
 
 import jax
@@ -14,29 +21,41 @@ import pytest
 from deepseek_jax import compilation
 
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_disable_most_optimizations", True)
 compilation.use_cache()
+if jax.__version_info__ < (0, 11):
+  with pytest.MonkeyPatch.context() as patch:  # read once, when the devices are made
+    patch.setenv("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false", prepend=" ")
+    jax.devices()
+
+_LONGEST = ("experiments", "parity")  # folders with files that take minutes
+_MAPPINGS = 30_000  # each program on a CPU holds some; at Linux's usual 65,530 XLA's compiler dies
+_RESIDENT = 1.5 * 2**30  # bytes: two processes and what they start fit in 8 GB
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """The longest files come first, so that two processes end at about the same time."""
+  items.sort(key=lambda item: not set(_LONGEST) & set(item.path.parts))
 
 
 @pytest.fixture(autouse=True, scope="module")
 def few_mappings():
-  """Forgets compiled programs before the kernel runs out of memory mappings.
-
-  Each program on a CPU holds some; at Linux's usual limit of 65,530 the next compilation ends the
-  process with a segmentation fault.
-  """
+  """Forgets compiled programs before the process has too many mappings or too much memory."""
   yield
-  maps = Path("/proc/self/maps")
-  if maps.exists() and len(maps.read_bytes().splitlines()) > 30_000:
+  if _mappings() > _MAPPINGS or _resident() > _RESIDENT:
     jax.clear_caches()
     gc.collect()
+    if hasattr(ctypes.CDLL(None), "malloc_trim"):  # glibc keeps what is freed otherwise
+      ctypes.CDLL(None).malloc_trim(0)
 
 
-@pytest.fixture(scope="module")
-def quick_compile():
-  """Compiles the module's programs without most optimisations, in about half the time.
+def _mappings() -> int:
+  maps = Path("/proc/self/maps")
+  return maps.read_bytes().count(b"\n") if maps.exists() else 0
 
-  For tests of what is computed, on arrays so small that compiling is all they cost.
-  """
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
+
+def _resident() -> int:
+  """Bytes in memory."""
+  statm = Path("/proc/self/statm")
+  pages = int(statm.read_text().split()[1]) if statm.exists() else 0
+  return pages * os.sysconf("SC_PAGE_SIZE")

@@ -20,7 +20,6 @@ from deepseek_jax.train.checkpoint import Checkpointer
 from deepseek_jax.train.optimizer import OptimizerConfig, make_optimizer
 from deepseek_jax.train.state import init_state
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 CONFIG = dataclasses.replace(preset("v3_mini"), vocab=272, layers=2, mtp_depth=0, max_context=64)
 STUDENT = dataclasses.replace(
   preset("smollm2_135m"), vocab=272, d_model=48, heads=3, layers=1, dense_ff=32, max_context=64

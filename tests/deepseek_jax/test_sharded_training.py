@@ -15,8 +15,6 @@ from deepseek_jax.train.pretrain import PretrainKnobs, make_step
 from deepseek_jax.train.state import TrainState, init_state
 from deepseek_jax.types import Batch
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 MOE = ModelConfig(
   vocab=64,
   d_model=32,

@@ -16,8 +16,6 @@ from deepseek_jax.ops.precision import Precision
 from deepseek_jax.sharding import MeshConfig, make_mesh, parameter_spec
 from deepseek_jax.types import Batch
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 MESHES = {
   "fsdp8": MeshConfig(fsdp=8),
   "data2_fsdp2_expert2": MeshConfig(data=2, fsdp=2, expert=2),

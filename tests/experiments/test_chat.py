@@ -9,7 +9,6 @@ import sys
 
 import jax
 import numpy as np
-import pytest
 
 import deepseek_jax as ds
 from deepseek_jax.data.byte_tokenizer import ByteTokenizer
@@ -27,7 +26,6 @@ CONFIG = dataclasses.replace(
 )
 
 
-@pytest.mark.usefixtures("quick_compile")
 def test_a_piped_conversation(tmp_path):
   rng = np.random.default_rng(0)
   weights = jax.tree.map(

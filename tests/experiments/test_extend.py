@@ -50,7 +50,6 @@ def small(phase, **changes):
   return pretrain_job(config.to_dict())
 
 
-@pytest.mark.usefixtures("quick_compile")
 def test_the_mini_goes_from_256_positions_to_8192(tmp_path):
   init, shapes = "", []
   for phase, length in (("256", 256), ("2k", 2048), ("8k", 8192)):

@@ -20,8 +20,6 @@ from tests.parity.families import (
   torch_logits,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 STEPS = 3
 # Of transformers' checkpoints: the case, and whether it is published, in FP8 blocks or bfloat16.
 FAMILIES = {

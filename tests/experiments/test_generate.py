@@ -44,7 +44,6 @@ def folder(tmp_path_factory):
   return folder
 
 
-@pytest.mark.usefixtures("quick_compile")
 def test_json_says_all_that_is_known_of_a_reply(folder):
   done = generate(
     f"--model={folder}", f"--prompt={PROMPT}", "--json", "--think", "--max_new=12", "--seed=3",

@@ -15,8 +15,6 @@ from tests.parity.families import (
   torch_logits,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SEEDS = (11, 12, 13)
 SPOKEN = ("v3_yarn_mscale", "v2_groups", "v2_lite", "qwen2", "llama3")  # the others are slow
 NEW = 16

@@ -40,7 +40,6 @@ ODD = {  # kv heads, head width, tied
 }
 
 
-@pytest.mark.usefixtures("quick_compile")
 @pytest.mark.parametrize("kind", [None, KINDS.Q8_0, KINDS.Q4_1])
 @pytest.mark.parametrize("case", ODD)
 def test_a_random_file_has_their_logits(case, kind, tmp_path):

@@ -17,8 +17,6 @@ from tests.parity.families import (
   torch_logits,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 ODD = ("v3_latent_of_576_rows", "v3_direct_query_one_group_tied")
 
 

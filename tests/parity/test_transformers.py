@@ -20,8 +20,6 @@ from tests.parity.families import (
   torch_logits,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SEEDS = range(5)
 
 

@@ -19,8 +19,6 @@ from deepseek_jax.types import Weights
 from tests.deepseek_jax.decode import mini
 from tests.deepseek_jax.decode.mini import random_weights
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 CONFIGS = {
   kind: dataclasses.replace(config, mtp_depth=0, max_context=64)
   for kind, config in mini.CONFIGS.items()
@@ -36,7 +34,7 @@ def keys(count: int, seed: int = 7) -> jax.Array:
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
-def sampled(request, quick_compile):
+def sampled(request):
   """Model, weights, an engine and its samples of PROMPTS at temperature 1."""
   model, weights = random_weights(CONFIGS[request.param])
   engine = ENGINE(model)

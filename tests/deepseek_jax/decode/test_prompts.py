@@ -15,8 +15,6 @@ from deepseek_jax.decode.engine import SamplingParams, SlotEngine
 from deepseek_jax.decode.prompts import bucket
 from deepseek_jax.model.transformer import Transformer, init_weights
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 PARAMS = SamplingParams(max_new=6, temperature=0.0)
 
 

@@ -10,8 +10,6 @@ from deepseek_jax.config import ConfigError
 from deepseek_jax.decode.engine import SamplingParams, SlotEngine
 from deepseek_jax.model.transformer import Transformer, logits
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 GREEDY = SamplingParams(max_new=24, temperature=0.0, stop=(3,))
 HOT = SamplingParams(max_new=24, temperature=1.0, top_p=0.9, stop=(3,))
 

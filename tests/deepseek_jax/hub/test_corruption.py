@@ -14,8 +14,6 @@ import pytest
 from deepseek_jax.config import ConfigError
 from deepseek_jax.hub import safetensors as hub
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
 DTYPES = (
   "BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "I16", "U16", "F16", "BF16", "I32", "U32",

@@ -21,9 +21,6 @@ from deepseek_jax.sharding import MeshConfig, make_mesh, state_shardings
 ROUTER_BIAS = "e_score_correction_bias"
 
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
-
 def stored(folder):
   """Every tensor of a directory: dtype, shape and bytes. (The library's numpy lacks FP8.)"""
   found = {}

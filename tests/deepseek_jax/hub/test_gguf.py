@@ -22,8 +22,6 @@ from deepseek_jax.sharding import MeshConfig, make_mesh
 gguf = pytest.importorskip("gguf", reason="needs the extra gguf")
 from tests import gguf_files  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 VOCAB = len(gguf_files.vocabulary()[0])
 PLAIN = ModelConfig(
   vocab=VOCAB, d_model=32, layers=3, heads=4, dense_ff=64, attention=GQAConfig(2, 24),

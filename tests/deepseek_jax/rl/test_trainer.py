@@ -53,8 +53,6 @@ CONFIG = RLConfig(
   reference_every=6,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 class Bandit:
   """A finite task: the share of the answer's words that are the wanted one."""
@@ -72,7 +70,7 @@ class Bandit:
 
 
 @pytest.fixture(scope="module")
-def compiled(quick_compile):
+def compiled():
   weights = jax.jit(lambda key: init_weights(MODEL, key))(jax.random.key(0))
   return {
     "weights": jax.device_get(weights),

@@ -21,8 +21,6 @@ STUDENT = ModelConfig(
 )  # fmt: skip
 TEACHER = dataclasses.replace(STUDENT, d_model=12, dense_ff=16)
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def naive(student_NV, teacher_NV, weights_N, temperature):
   p_NV = jax.nn.softmax(teacher_NV / temperature)
@@ -64,7 +62,7 @@ def test_a_model_is_no_distance_from_itself():
 
 
 @pytest.fixture(scope="module")
-def models(quick_compile):
+def models():
   student, teacher = Transformer(STUDENT), Transformer(TEACHER)
   start = jax.jit(init_weights, static_argnums=0)
   return (

@@ -33,11 +33,9 @@ TX = optax.identity()  # the update is the gradient, times the learning rate
 WIDTH, MICRO = 16, 2
 PROMPT = 3
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture(scope="module")
-def weights(quick_compile):
+def weights():
   return jax.jit(lambda key: init_weights(MODEL, key))(jax.random.key(0))
 
 

@@ -135,11 +135,11 @@ def test_weights_are_differentiable_in_the_logits(with_interpreted, case, implem
   def plain(logits_NE, bias_E):  # no rule of its own for the derivative
     return (ref.route(logits_NE, bias_E, rule).weights_NA * pull_NA).sum()
 
-  got, want = (jax.grad(f, argnums=(0, 1))(logits_NE, bias_E) for f in (ours, plain))
+  got, want = (jax.jit(jax.grad(f, argnums=(0, 1)))(logits_NE, bias_E) for f in (ours, plain))
   assert float(jnp.abs(want[0]).max()) > 1e-3
   np.testing.assert_allclose(got[0], want[0], rtol=1e-5, atol=1e-7)
   np.testing.assert_array_equal(got[1], 0)
-  in_bfloat16 = jax.grad(ours)(logits_NE.astype(jnp.bfloat16), bias_E)
+  in_bfloat16 = jax.jit(jax.grad(ours))(logits_NE.astype(jnp.bfloat16), bias_E)
   assert in_bfloat16.dtype == jnp.bfloat16 and bool(jnp.isfinite(in_bfloat16).all())
 
 

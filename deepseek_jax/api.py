@@ -224,12 +224,14 @@ def load(
 
   Of the R1 recipe's workdir it is that of `stage`, without which it is r1, or while that is not
   finished the last finished stage of the same model. `compute` changes how it is run. Programs that
-  the process compiles from here on are kept in a folder: see `compilation.use_cache`.
+  the process compiles from here on are kept in a folder (see `compilation.use_cache`), and what
+  takes longer than a second to compile is told on standard error.
 
   Raises:
     ConfigError: there is no such directory, it holds no model yet, or not what it should hold.
   """
   compilation.use_cache()
+  compilation.watch().tell()
   folder = Path(path)
   compute = compute or ComputeConfig()
   recipe = folder.is_dir() and not is_pretrained(folder) and "teacher" in read_config(folder)
@@ -267,6 +269,7 @@ def _compiled_logits(model: transformer.Transformer) -> Callable[..., jax.Array]
 def run_r1(config: Any, directory: str | os.PathLike[str]) -> RunView:
   """Runs the recipe of a config (`configs.r1_tiny.get_config()`) in a workdir, and reads it."""
   compilation.use_cache()
+  compilation.watch().tell()
   _run_r1(r1_config(config.to_dict()), Path(directory))
   return read_run(Path(directory))
 

@@ -13,7 +13,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -114,21 +113,27 @@ class Watch:
     self.names: list[str] = []  # of `programs`, in order
     self._hits = 0
     self._stream: TextIO | None = None
-    self._patience = 0.0
+    self._patience: float | None = None  # None: it tells nothing
     self._timer: threading.Timer | None = None
     jax.monitoring.register_event_listener(self._event)
     jax.monitoring.register_event_duration_secs_listener(self._ended)
     jax.monitoring.register_scalar_listener(self._began)
 
-  def tell(self, stream: TextIO | None, patience: float = 1.0) -> None:
-    """Says on `stream` what is being compiled, if it takes longer than `patience` seconds."""
+  def tell(self, stream: TextIO | None = None, patience: float = 1.0) -> None:
+    """Says what is being compiled if it takes longer than `patience` seconds, on standard error
+    unless there is a stream.
+    """
     self._stream, self._patience = stream, patience
+
+  def hush(self) -> None:
+    """Says nothing any more."""
+    self._patience = None
 
   def _event(self, event: str, **_: str | int) -> None:
     self._hits += event == _HIT
 
   def _began(self, event: str, value: float | int, **told: str | int) -> None:
-    if event == _COMPILE and self._stream is not None:
+    if event == _COMPILE and self._patience is not None:
       self._timer = threading.Timer(self._patience, self._say, (_name_of(told),))
       self._timer.daemon = True
       self._timer.start()
@@ -148,7 +153,7 @@ class Watch:
 
   def _say(self, name: str) -> None:
     done = f"{self.programs} done in {self.seconds:.0f} s" if self.programs else "the first"
-    print(f"compiling {name} ({done})", file=self._stream, flush=True)
+    print(f"compiling {name} ({done})", file=self._stream or sys.stderr, flush=True)
 
 
 def _name_of(told: dict[str, str | int]) -> str:
@@ -165,14 +170,3 @@ def watch() -> Watch:
   if _watch is None:
     _watch = Watch()
   return _watch
-
-
-@contextlib.contextmanager
-def telling(stream: TextIO | None = None) -> Iterator[Watch]:
-  """Tells on `stream` (standard error) what is compiled within, and yields the watch."""
-  one = watch()
-  one.tell(stream or sys.stderr)
-  try:
-    yield one
-  finally:
-    one.tell(None)

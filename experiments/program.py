@@ -65,9 +65,9 @@ def _guarded(main: Callable[[], None]) -> None:
     jax.config.update("jax_enable_compilation_cache", False)
   else:
     compilation.use_cache(cache)
+  compilation.watch().tell()
   try:
-    with compilation.telling():
-      main()
+    main()
   except ConfigError as error:
     _exit(error, BAD_INPUT)
   except OSError as error:

@@ -160,6 +160,6 @@ def test_the_watch_counts_and_tells_what_takes_long():
   before = watch.programs + watch.cached, watch.seconds
   watch.tell(told, patience=0.0)
   jax.jit(slow_to_compile)(jnp.ones((8, 8)))
-  watch.tell(None)
+  watch.hush()
   assert watch.programs + watch.cached > before[0] and watch.seconds > before[1]
   assert "compiling" in told.getvalue() and "slow_to_compile" in told.getvalue()

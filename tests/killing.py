@@ -21,17 +21,13 @@ from deepseek_jax.train.metrics import WALL_CLOCK, read_metrics
 ROOT = Path(__file__).parents[1]
 
 
-def program_environment(cache: Path) -> dict[str, str]:
-  """Of a program with one device and a cache of compiled steps, so that a restart is quick."""
-  return {
-    **os.environ,
-    "JAX_PLATFORMS": "cpu",
-    "JAX_COMPILATION_CACHE_DIR": str(cache),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
-  }
+def program_environment(cache: Path | None) -> dict[str, str]:
+  """Of a program with one device and a cache of compiled steps, by default the user's."""
+  own = {} if cache is None else {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+  return {**os.environ, "JAX_PLATFORMS": "cpu", **own}
 
 
-def start(module: str, arguments: list[str], cache: Path) -> subprocess.Popen[str]:
+def start(module: str, arguments: list[str], cache: Path | None) -> subprocess.Popen[str]:
   """Starts `python -m module arguments` in the root of the repository."""
   return subprocess.Popen(
     [sys.executable, "-m", module, *arguments],
@@ -43,7 +39,7 @@ def start(module: str, arguments: list[str], cache: Path) -> subprocess.Popen[st
   )
 
 
-def run(module: str, arguments: list[str], cache: Path, status: int = 0) -> str:
+def run(module: str, arguments: list[str], cache: Path | None, status: int = 0) -> str:
   """Runs a program to its end, checks its status, and returns its standard error."""
   process = start(module, arguments, cache)
   _, errors = process.communicate(timeout=900)
@@ -52,7 +48,13 @@ def run(module: str, arguments: list[str], cache: Path, status: int = 0) -> str:
 
 
 def run_with_kills(
-  module: str, arguments: list[str], workdir: Path, cache: Path, records: int, kills: int, seed: int
+  module: str,
+  arguments: list[str],
+  workdir: Path,
+  cache: Path | None,
+  records: int,
+  kills: int,
+  seed: int,
 ) -> int:
   """Runs a program to its end through `kills` kills, and returns how many happened.
 

@@ -28,8 +28,8 @@ def arguments(workdir, *more):
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-  return tmp_path_factory.mktemp("cache")
+def cache():
+  """The user's cache of compiled programs; experiments.pretrain is killed with a new one."""
 
 
 @pytest.fixture(scope="module")

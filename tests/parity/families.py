@@ -123,6 +123,12 @@ def torch_logits(model, tokens_BT: np.ndarray) -> np.ndarray:
     return model(torch.from_numpy(tokens_BT)).logits.numpy()
 
 
+def gguf_by_transformers(path):
+  return transformers.AutoModelForCausalLM.from_pretrained(
+    path.parent, gguf_file=path.name, dtype=torch.float32
+  ).eval()
+
+
 def their_model(kind: str, folder):
   """transformers' model of a directory, which must find every tensor it needs there."""
   cls = getattr(transformers, f"{kind}ForCausalLM")

@@ -48,8 +48,6 @@ CONFIG = RLConfig(
 )  # fmt: skip
 ITERATIONS = 20
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 class Lengths:
   """Prompts of 2 to 12 words, and answers that end early more and more often."""

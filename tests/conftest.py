@@ -52,14 +52,11 @@ def few_mappings():
 
 
 @pytest.fixture
-def compiled_as_users_are(monkeypatch: pytest.MonkeyPatch):
+def newer_emitters(monkeypatch: pytest.MonkeyPatch):
   """For a test whose programs must round alike to the last bit; of those that it jits itself."""
-  jax.config.update("jax_disable_most_optimizations", False)
   if _OLDER_EMITTERS:
     options = {_OLDER_EMITTERS: True}
     monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=options))
-  yield
-  jax.config.update("jax_disable_most_optimizations", True)
 
 
 def _mappings() -> int:

@@ -115,7 +115,7 @@ def test_a_step_is_that_of_one_device(config, sizes, beginnings, alone):
   jax.tree.map(lambda x, s: x.sharding.is_equivalent_to(s, x.ndim) or pytest.fail(s), state, wanted)
 
 
-def test_state_is_created_in_shards(compiled_as_users_are):
+def test_state_is_created_in_shards(newer_emitters):
   key = jax.random.key(0)
   wanted = jax.device_get(jax.jit(create, static_argnums=0)(Transformer(MOE), key))
   mesh = make_mesh(MeshConfig(fsdp=4, expert=2))

@@ -39,15 +39,15 @@ def use_cache(folder: str | os.PathLike[str] | None = None) -> Path | None:
     return None
   if folder is None and config.jax_compilation_cache_dir:
     return Path(config.jax_compilation_cache_dir)
-  root = _default_root() if folder is None else Path(folder).expanduser()
-  mine = root / _name()
   try:
+    root = _default_root() if folder is None else Path(folder).expanduser()
+    mine = root / _name()
     mine.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=mine):
       pass
     _tidy(mine)
-  except OSError as error:
-    print(f"compiled programs are not kept: {error}.", file=sys.stderr)
+  except (OSError, RuntimeError) as error:  # the latter of a user without a home
+    print(f"compiled programs are not kept: {error}", file=sys.stderr)
     return None
   config.update("jax_compilation_cache_dir", str(mine))
   if "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ:

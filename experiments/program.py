@@ -64,7 +64,7 @@ def _guarded(main: Callable[[], None]) -> None:
   if cache == "off":
     jax.config.update("jax_enable_compilation_cache", False)
   else:
-    compilation.use_cache(cache)
+    compilation.use_cache(cache or None)
   compilation.watch().tell()
   try:
     main()

@@ -148,6 +148,15 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path, unset, capsys):
   assert jax.config.jax_compilation_cache_dir is None
 
 
+def test_a_user_without_a_home_is_told(unset, monkeypatch, capsys):
+  def nowhere(_: Path) -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+  monkeypatch.setattr(Path, "expanduser", nowhere)
+  assert compilation.use_cache() is None
+  assert "compiled programs are not kept" in capsys.readouterr().err
+
+
 def test_the_watch_counts_and_tells_what_takes_long():
   watch, told = compilation.watch(), io.StringIO()
   assert compilation.watch() is watch

@@ -1,5 +1,7 @@
 """A run of reinforcement compiles all it needs in its first iterations."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -28,16 +30,13 @@ DENSE = ModelConfig(
   tied=True,
   max_context=64,
 )
-EXPERTS = ModelConfig(
-  vocab=TOKENIZER.vocab_size,
-  d_model=16,
+EXPERTS = dataclasses.replace(
+  DENSE,
   layers=1,
-  heads=2,
-  dense_ff=16,
   attention=MLAConfig(kv_latent=8, nope_dim=8, rope_dim=4, v_dim=8),
   moe=MoEConfig(experts=4, top_k=2, expert_ff=8, dense_layers=0),
   mtp_depth=1,
-  max_context=64,
+  tied=False,
 )
 CONFIG = RLConfig(
   rollout=RolloutConfig(

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepseek_jax.decode.sampling import Rule, sample_token, token_keys
-from deepseek_jax.model.cache import DecodeCache
+from deepseek_jax.model.cache import DecodeCache, map_slots
 from deepseek_jax.types import Span
 
 
@@ -92,17 +92,18 @@ def insert(
   slots = prompts.span.positions_BT.shape[1]
   start = cache.index - slots
 
-  def place(old: jax.Array, new: jax.Array) -> jax.Array:
-    window = jax.lax.dynamic_slice_in_dim(old, start, slots, 1)
+  def place(axis: int, old: jax.Array, new: jax.Array) -> jax.Array:
+    window = jax.lax.dynamic_slice_in_dim(old, start, slots, axis)
     mine_B = entering_B.reshape(-1, *[1] * (old.ndim - 1))
     window = jnp.where(mine_B, new[source_B].astype(old.dtype), window)
-    return jax.lax.dynamic_update_slice_in_dim(old, window, start, 1)
+    return jax.lax.dynamic_update_slice_in_dim(old, window, start, axis)
 
-  segments_BS = jnp.where(
-    entering_B[:, None], -1, cache.span.segments_BT
-  )  # the row's former tokens
-  old = (cache.layers, Span(cache.span.positions_BT, segments_BS))
-  layers, span = jax.tree.map(place, old, (prompts.layers, prompts.span))
+  former_BS = jnp.where(entering_B[:, None], -1, cache.span.segments_BT)  # the row's other tokens
+  span = Span(
+    place(1, cache.span.positions_BT, prompts.span.positions_BT),
+    place(1, former_BS, prompts.span.segments_BT),
+  )
+  layers = tuple(map_slots(place, *both) for both in zip(cache.layers, prompts.layers))
   rows = _where(entering_B, fresh, rows)
   others_B = rows.live_B & ~entering_B
   entered, logprob_B = choose(dataclasses.replace(rows, live_B=entering_B), logits_NV[source_B])
@@ -128,11 +129,11 @@ def regather(cache: DecodeCache, take_B: jax.Array, index: jax.Array, *, slots: 
   within_S = (place_S >= 0) & (place_S < old_slots)
   filled_BS = within_S & jnp.take_along_axis(own_BS, source_BS, axis=1)
 
-  def gather(x: jax.Array) -> jax.Array:
-    return x[take_B[:, None], source_BS]
+  def gather(axis: int, x: jax.Array) -> jax.Array:
+    return jnp.moveaxis(jnp.moveaxis(x, axis, 1)[take_B[:, None], source_BS], 1, axis)
 
-  span = Span(gather(cache.span.positions_BT), jnp.where(filled_BS, 1, -1))
-  layers = jax.tree.map(gather, cache.layers)
+  span = Span(gather(1, cache.span.positions_BT), jnp.where(filled_BS, 1, -1))
+  layers = tuple(map_slots(gather, entry) for entry in cache.layers)
   return DecodeCache(layers, span, jnp.asarray(index, jnp.int32))
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from deepseek_jax.decode.rows import Rows
 from deepseek_jax.decode.sampling import sample_token, token_keys
 from deepseek_jax.decode.step import Emitted, nothing_emitted
-from deepseek_jax.model.cache import DecodeCache, extend, squeeze, unsqueeze
+from deepseek_jax.model.cache import DecodeCache, extend, squeeze, unsqueeze, map_slots
 from deepseek_jax.model.transformer import Transformer, forward, head_DV, mtp_draft
 from deepseek_jax.ops.oriented import product
 from deepseek_jax.types import Span, Weights
@@ -45,13 +45,15 @@ def first_drafts(
     model, weights, rows, cache, hidden_BD[:, None], first, slot, seen_B1, drafts
   )
 
-  def restore(new: jax.Array, old: jax.Array) -> jax.Array:
+  def restore(axis: int, new: jax.Array, old: jax.Array) -> jax.Array:
     """What rows that did not enter had in the slot."""
-    mine_B = entering_B.reshape(-1, *[1] * (new.ndim - 2))
-    return new.at[:, slot].set(jnp.where(mine_B, new[:, slot], old[:, slot]))
+    mine_B = entering_B.reshape(-1, *[1] * (new.ndim - 1))
+    new_slot, old_slot = (jax.lax.dynamic_slice_in_dim(x, slot, 1, axis) for x in (new, old))
+    kept = jnp.where(mine_B, new_slot, old_slot)
+    return jax.lax.dynamic_update_slice_in_dim(new, kept, slot, axis)
 
   *main, entry = cache.layers
-  entry = jax.tree.map(restore, entry, held)
+  entry = map_slots(restore, entry, held)
   cache = dataclasses.replace(cache, layers=(*main, entry))
   return cache, jnp.where(seen_B1, new_BK, drafts_BK)
 

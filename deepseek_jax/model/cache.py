@@ -1,6 +1,8 @@
 """The cache of a decoding model: an argument and a result, never hidden state."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import flax.struct
 import jax
@@ -18,9 +20,10 @@ class DecodeCache:
 
   `layers` holds an entry per layer: MLA keeps the normed latent and behind it the rotated shared
   key, `kv_BSX`, which is 576 numbers per token and layer in V3; grouped-query attention keeps
-  `k_BSX` and `v_BSX`, the heads behind one another. Every row writes the same slots, so prompts
-  are padded on the left; what a row may see is told by `span`, in which a slot not yet written has
-  segment -1. Layers are arrays of their own, so that a step writes in place and copies nothing.
+  `k_BGKS` and `v_BGSU`, as the products of a decoding step read them. Every row writes the same
+  slots, so prompts are padded on the left; what a row may see is told by `span`, in which a slot
+  not yet written has segment -1. Layers are arrays of their own, so that a step writes in place and
+  copies nothing.
   """
 
   layers: tuple[Entry, ...]
@@ -42,8 +45,19 @@ def _entry(config: ModelConfig, batch: int, slots: int, dtype: jnp.dtype) -> Ent
   if isinstance(attention, MLAConfig):
     width = attention.kv_latent + attention.rope_dim
     return {"kv_BSX": jnp.zeros((batch, slots, width), dtype)}
-  shape = (batch, slots, attention.kv_heads * attention.head_dim)
-  return {"k_BSX": jnp.zeros(shape, dtype), "v_BSX": jnp.zeros(shape, dtype)}
+  heads, width = attention.kv_heads, attention.head_dim
+  keys, values = (batch, heads, width, slots), (batch, heads, slots, width)
+  return {"k_BGKS": jnp.zeros(keys, dtype), "v_BGSU": jnp.zeros(values, dtype)}
+
+
+def map_slots(change: Callable[..., jax.Array], *entries: Entry) -> Entry:
+  """`change(axis, x, ...)` of each array of the entries, whose slots lie along that axis."""
+  first = entries[0]
+  return {name: change(_slots(name), *(entry[name] for entry in entries)) for name in first}
+
+
+def _slots(name: str) -> int:
+  return name.rsplit("_", 1)[1].index("S")
 
 
 def write(entry: Entry, new: Entry, index: jax.Array) -> Entry:
@@ -53,13 +67,13 @@ def write(entry: Entry, new: Entry, index: jax.Array) -> Entry:
   CPU would write once for them and once for what is kept, with copies of the old entry for both.
   """
 
-  def put(old: jax.Array, x: jax.Array) -> jax.Array:
+  def put(axis: int, old: jax.Array, x: jax.Array) -> jax.Array:
     x = x.astype(old.dtype)
     if len(old) == 1:
-      return jax.lax.dynamic_update_slice_in_dim(old[0], x[0], index, 0)[None]
-    return jax.lax.dynamic_update_slice_in_dim(old, x, index, 1)
+      return jax.lax.dynamic_update_slice_in_dim(old[0], x[0], index, axis - 1)[None]
+    return jax.lax.dynamic_update_slice_in_dim(old, x, index, axis)
 
-  return {name: put(old, new[name]) for name, old in entry.items()}
+  return map_slots(put, entry, new)
 
 
 def squeeze(cache: DecodeCache) -> DecodeCache:

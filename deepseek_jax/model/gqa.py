@@ -37,11 +37,10 @@ class GQA(nn.Module):
     q_BTHK = rotate(q_BTHK, *rotation, interleaved=False)
     k_BSGK = rotate(k_BSGK, *rotation, interleaved=False)
     if cache is not None:
-      shape = (len(x_BTD), -1, c.kv_heads, c.head_dim)
-      new = {"k_BSX": k_BSGK, "v_BSX": v_BSGK}
-      cache = write(cache, {name: x.reshape(*x.shape[:2], -1) for name, x in new.items()}, index)
-      k_BSGK = cache["k_BSX"].astype(x_BTD.dtype).reshape(shape)
-      v_BSGK = cache["v_BSX"].astype(x_BTD.dtype).reshape(shape)
+      new = {"k_BGKS": jnp.moveaxis(k_BSGK, 1, 3), "v_BGSU": jnp.swapaxes(v_BSGK, 1, 2)}
+      cache = write(cache, new, index)
+      k_BSGK = jnp.moveaxis(cache["k_BGKS"].astype(x_BTD.dtype), 3, 1)
+      v_BSGK = jnp.swapaxes(cache["v_BGSU"].astype(x_BTD.dtype), 1, 2)
     scale = softmax_scale(self.rope, c.head_dim)
     out_BTHK = attend(q_BTHK, k_BSGK, v_BSGK, queries, keys, scale, self.block)
     out_HKD = matrix(self, "out_HKD", (self.heads, c.head_dim, D), self.std)

@@ -97,6 +97,8 @@ class Transformer(nn.Module):
     c, rotation = self.config, self._rotation(span)
     keys, index = span, None
     if cache is not None:
+      # Else XLA takes the sines into what uses them, and computes them once a layer.
+      rotation = jax.lax.optimization_barrier(rotation)
       keys, index = extend(cache.span, span, cache.index), cache.index
     entries, reports = [], []
     for i in range(c.layers):

@@ -62,10 +62,7 @@ def single(q_B1HK, k_BSGK, v_BSGU, queries: Span, keys: Span, scale: float) -> j
   """`naive` for one query, as in decoding: products whose operands stay as they lie in memory.
 
   With an axis for queries XLA copies keys and values transposed, which takes longer than the rest.
-  On a CPU so does it with an axis of key/value heads between slots and width: see `_all_heads`.
   """
-  if k_BSGK.shape[2] > 1 and jax.default_backend() == "cpu":
-    return _all_heads(q_B1HK, k_BSGK, v_BSGU, queries, keys, scale)
   B, _, H, K = q_B1HK.shape
   G, U = v_BSGU.shape[2], v_BSGU.shape[3]
   q_BGJK = q_B1HK.reshape(B, G, H // G, K)
@@ -74,27 +71,6 @@ def single(q_B1HK, k_BSGK, v_BSGU, queries: Span, keys: Span, scale: float) -> j
   weights = jax.nn.softmax(jnp.where(mask, scores * scale, MASKED), axis=-1)
   out = jnp.einsum("bgjs,bsgu->bgju", weights.astype(v_BSGU.dtype), v_BSGU)
   return out.reshape(B, 1, H, U)
-
-
-def _all_heads(q_B1HK, k_BSGK, v_BSGU, queries: Span, keys: Span, scale: float) -> jax.Array:
-  """`single` where every query meets the keys of all heads, being zero in those not its own.
-
-  That is G times the products and no copy; M: the numbers of all G heads.
-  """
-  B, _, H, K = q_B1HK.shape
-  S, G, U = v_BSGU.shape[1:]
-  q_BHK = q_B1HK[:, 0]
-  group_H = jnp.arange(H) // (H // G)
-  own_HG1 = (group_H[:, None] == jnp.arange(G))[:, :, None]
-  q_BHM = jnp.where(own_HG1, q_BHK[:, :, None], 0).reshape(B, H, G * K)
-  k_BSM, v_BSM = k_BSGK.reshape(B, S, G * K), v_BSGU.reshape(B, S, G * U)
-  scores_BSH = jnp.einsum("bsm,bhm->bsh", k_BSM, q_BHM, preferred_element_type=jnp.float32)
-  scores_BHS = jnp.swapaxes(jax.lax.optimization_barrier(scores_BSH), 1, 2)
-  mask_B1S = visible_BTS(queries, keys)
-  weights_BHS = jax.nn.softmax(jnp.where(mask_B1S, scores_BHS * scale, MASKED), axis=-1)
-  out_BHM = jnp.einsum("bhs,bsm->bhm", weights_BHS.astype(v_BSGU.dtype), v_BSM)
-  out_BGJGU = out_BHM.reshape(B, G, H // G, G, U)
-  return jnp.stack([out_BGJGU[:, g, :, g] for g in range(G)], axis=1).reshape(B, 1, H, U)
 
 
 def whole(q_BTHK, k_BSGK, v_BSGU, queries: Span, keys: Span, scale: float) -> jax.Array:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-FEW_ROWS = 8  # up to so many the matrix stands on the left whatever its shape
+FEW_ROWS = 64  # up to so many the matrix stands on the left whatever its shape
 
 
 @jax.tree_util.register_dataclass
@@ -57,7 +57,7 @@ def product(x: jax.Array, w: Any, out: jax.typing.DTypeLike | None = None) -> ja
 def _product(x: jax.Array, w: jax.Array, out: jax.typing.DTypeLike | None) -> jax.Array:
   """[M, N] of x [M, K] and w [N, K], or a stack of such products.
 
-  Of sixteen rows and more, narrow matrices (N <= K) are faster on the left, wide ones on the right.
+  Of more rows, narrow matrices (N <= K) are faster on the left, wide ones on the right.
   """
   last, stack = x.ndim - 1, tuple(range(x.ndim - 2))
   dimensions = (((last,), (last,)), (stack, stack))

@@ -103,6 +103,7 @@ def deepseek_jax_turn(lesson: Lesson) -> Turn:
 
   from deepseek_jax import api
   from deepseek_jax.decode.engine import SlotEngine
+  from deepseek_jax.rl.advantages import AdvantageConfig
   from deepseek_jax.rl.rollout import RolloutConfig
   from deepseek_jax.rl.trainer import Reinforcement, RLConfig, start
   from deepseek_jax.train import grpo
@@ -115,6 +116,7 @@ def deepseek_jax_turn(lesson: Lesson) -> Turn:
   rollout = RolloutConfig(
     prompts=len(lesson.prompts), group=lesson.group, max_new=lesson.new, updates=1,
     rows=samples // 2, width=2 * (max(lesson.prompts) + lesson.new),
+    advantage=AdvantageConfig(truncated="keep"),  # which all are
   )  # fmt: skip
   config = RLConfig(rollout, peak=LEARNING_RATE, final=1.0)
   stage = Reinforcement(
@@ -137,6 +139,7 @@ def deepseek_jax_turn(lesson: Lesson) -> Turn:
       before = time.perf_counter()
       fed = stage.feed(Position(iteration), state)
       sampling += time.perf_counter() - before
+      assert fed.batch[1].updates, "no group differed in reward, so nothing was learnt"
       state, _ = stage.step(state, fed.batch, fed.knobs)
       jax.block_until_ready(state)
       iteration += 1

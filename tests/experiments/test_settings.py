@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments import heaps
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -20,6 +22,29 @@ def test_a_program_runs_with_them_and_an_import_without():
   assert "glibc.malloc.hugetlb=1" in _output([sys.executable, "-c", started], plain)
   users = {**plain, "GLIBC_TUNABLES": "glibc.malloc.check=1"}
   assert _output([sys.executable, "-c", started], users) == ""
+
+
+@pytest.mark.parametrize(
+  ("program", "named", "one"),
+  [
+    ("grpo", "--config.init={large}", True),
+    ("bench", "{large}/model.gguf", True),
+    ("grpo", "--config.init={small}", False),
+    ("grpo", "--config.init={large}/nothing", False),
+    ("grpo", f"--prompt={'x' * 9000}", False),
+    ("chat", "--model={large}", False),
+  ],
+)
+def test_training_a_large_checkpoint_shares_one_heap(program, named, one, tmp_path):
+  for name, size in (("large", 2**27), ("small", 2**20)):
+    (tmp_path / name).mkdir()
+    for file in ("model.safetensors", "model.gguf"):
+      with open(tmp_path / name / file, "wb") as sparse:
+        sparse.truncate(size)
+  named = named.format(large=tmp_path / "large", small=tmp_path / "small")
+  settings = heaps(["python", "-m", f"experiments.{program}", named])
+  assert ("arena_max=1" in settings) == one
+  assert "hugetlb=1" in settings
 
 
 def _output(command, environment):

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from deepseek_jax.decode.rows import Rows
 from deepseek_jax.decode.sampling import sample_token, token_keys
 from deepseek_jax.decode.step import Emitted, nothing_emitted
-from deepseek_jax.model.cache import DecodeCache, extend, squeeze, unsqueeze, map_slots
+from deepseek_jax.model.cache import DecodeCache, extend, map_slots, squeeze, unsqueeze
 from deepseek_jax.model.transformer import Transformer, forward, head_DV, mtp_draft
 from deepseek_jax.ops.oriented import product
 from deepseek_jax.types import Span, Weights

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 
 from deepseek_jax.types import Batch
 
+_BLOCK = 256  # logits that are added up first
+
 
 def shift_targets(batch: Batch, depth: int = 0) -> tuple[jax.Array, jax.Array]:
   """Targets [..., T] of each position and their weights: position t predicts token t + 1 + depth.
@@ -131,6 +133,22 @@ def _pull_back(
   return dhidden_ND.astype(hidden_ND.dtype), dhead_DV
 
 
+def _total_and_mean(logits_NV: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Each row's log-normaliser, and the mean of its logits under their softmax."""
+  top_N1 = logits_NV.max(axis=-1, keepdims=True)
+  shares_NV = jnp.exp(logits_NV - top_N1)
+  total_N = _row_sums(shares_NV)
+  return jnp.log(total_N) + top_N1[:, 0], _row_sums(shares_NV * logits_NV) / total_N
+
+
+def _row_sums(x_NV: jax.Array) -> jax.Array:
+  """Sums over V, by blocks where V has them: XLA on a CPU else writes all of x down first."""
+  if x_NV.shape[1] % _BLOCK:
+    return jnp.sum(x_NV, axis=-1)
+  blocks_NI = jnp.sum(x_NV.reshape(len(x_NV), -1, _BLOCK), axis=-1)
+  return jnp.sum(jax.lax.optimization_barrier(blocks_NI), axis=-1)
+
+
 def _is_target(targets_N: jax.Array, vocab: int) -> jax.Array:
   return targets_N[:, None] == jnp.arange(vocab, dtype=targets_N.dtype)
 
@@ -150,10 +168,9 @@ def _logprobs(
 def _logprobs_forward(with_entropy, hidden, head_DV, targets, used):
   def chunk(i, found):
     logits_NV = _logits(hidden[i], head_DV)
-    total_N = jax.nn.logsumexp(logits_NV, axis=-1)
+    total_N, mean_N = _total_and_mean(logits_NV)
     new = [_target_logits(logits_NV, targets[i]) - total_N, total_N]
     if with_entropy:
-      mean_N = jnp.sum(jnp.exp(logits_NV - total_N[:, None]) * logits_NV, axis=-1)
       new.append(total_N - mean_N)
     return [x.at[i].set(x_N) for x, x_N in zip(found, new)]
 
@@ -199,7 +216,7 @@ def _weighted_forward(hidden, head_DV, targets, weights):
     loss, dhead_DV = carry
     hidden_ND, targets_N, weights_N = rows
     logits_NV = _logits(hidden_ND, head_DV)
-    total_N = jax.nn.logsumexp(logits_NV, axis=-1)
+    total_N, _ = _total_and_mean(logits_NV)
     loss += jnp.sum(weights_N * (total_N - _target_logits(logits_NV, targets_N)))
     p_NV = jnp.exp(logits_NV - total_N[:, None])
     d_NV = weights_N[:, None] * (p_NV - _is_target(targets_N, head_DV.shape[1]))

@@ -207,5 +207,7 @@ def test_prepared_weights_are_kept_while_the_weights_live():
   engine.generate(weights, [[1]], dataclasses.replace(PARAMS, max_new=1), keys(1))
   first = engine._prepared(weights)
   assert engine._prepared(weights) is first
+  # A tied head is the embedding itself, not a copy of what may be a fifth of the model.
+  assert first.params["head_DV"].outputs_first is first.params["embed_VD"]
   assert engine._prepared(dataclasses.replace(weights)) is not first  # and dies at once
   assert not engine._held

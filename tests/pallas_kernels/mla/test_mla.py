@@ -100,11 +100,19 @@ def test_one_valid_slot_gives_its_latent_exactly(kernel):
 
 @kernels
 def test_heads_are_independent_bit_for_bit(kernel):
+  """What the odd heads ask changes nothing of the even ones.
+
+  Heads stay in their places: a product that the interpreter leaves to the CPU may round a row
+  otherwise in another place.
+  """
   q_BHX, kv_BSX, valid_BS = _inputs()
-  order_H = np.random.default_rng(0).permutation(16)
+  odd_H = np.arange(16) % 2 == 1
   run = jax.jit(KERNELS[kernel])
   got = np.asarray(run(q_BHX, kv_BSX, valid_BS))
-  np.testing.assert_array_equal(run(q_BHX[:, order_H], kv_BSX, valid_BS), got[:, order_H])
+  others = np.asarray(run(jnp.where(odd_H[:, None], -q_BHX, q_BHX), kv_BSX, valid_BS))
+  np.testing.assert_array_equal(others[:, ~odd_H], got[:, ~odd_H])
+  seen_B = np.asarray(valid_BS).any(axis=1)
+  assert (others[seen_B][:, odd_H] != got[seen_B][:, odd_H]).any(axis=-1).all()
   np.testing.assert_array_equal(run(q_BHX, kv_BSX, valid_BS), got)  # and repeatable
 
 

@@ -25,9 +25,12 @@ def naive(hidden_ND, head_DV, targets_N):
   return picked_N, -jnp.sum(jnp.exp(logp_NV) * logp_NV, axis=1)
 
 
-@pytest.mark.parametrize(("rows", "chunk"), [(12, 64), (12, 4), (13, 5), (1, 1)])
-def test_token_logprobs_and_entropy_equal_naive_with_gradients(rows, chunk):
-  hidden_ND, head_DV, targets_N, weights_N = arrays(rows)
+@pytest.mark.parametrize(
+  ("rows", "chunk", "vocab"), [(12, 64, 23), (12, 4, 23), (13, 5, 23), (1, 1, 23), (13, 5, 512)]
+)
+def test_token_logprobs_and_entropy_equal_naive_with_gradients(rows, chunk, vocab):
+  """512 is added up in blocks."""
+  hidden_ND, head_DV, targets_N, weights_N = arrays(rows, vocab=vocab)
 
   def score(fn, hidden_ND, head_DV):
     logprob_N, entropy_N = fn(hidden_ND, head_DV, targets_N)

@@ -98,7 +98,7 @@ def insert(
     window = jnp.where(mine_B, new[source_B].astype(old.dtype), window)
     return jax.lax.dynamic_update_slice_in_dim(old, window, start, axis)
 
-  former_BS = jnp.where(entering_B[:, None], -1, cache.span.segments_BT)  # the row's other tokens
+  former_BS = jnp.where(entering_B[:, None], -1, cache.span.segments_BT)  # without those replaced
   span = Span(
     place(1, cache.span.positions_BT, prompts.span.positions_BT),
     place(1, former_BS, prompts.span.segments_BT),

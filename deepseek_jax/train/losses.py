@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from deepseek_jax.types import Batch
 
-_BLOCK = 256  # logits that are added up first
+_BLOCKS = 256  # of a row of logits, added up apart
 
 
 def shift_targets(batch: Batch, depth: int = 0) -> tuple[jax.Array, jax.Array]:
@@ -142,10 +142,13 @@ def _total_and_mean(logits_NV: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _row_sums(x_NV: jax.Array) -> jax.Array:
-  """Sums over V, by blocks where V has them: XLA on a CPU else writes all of x down first."""
-  if x_NV.shape[1] % _BLOCK:
+  """Sums over V, by blocks where V has them: XLA on a CPU else writes all of x down first.
+
+  It is their number that is fixed, so that a V laid out over devices stays so.
+  """
+  if x_NV.shape[1] % _BLOCKS:
     return jnp.sum(x_NV, axis=-1)
-  blocks_NI = jnp.sum(x_NV.reshape(len(x_NV), -1, _BLOCK), axis=-1)
+  blocks_NI = jnp.sum(x_NV.reshape(len(x_NV), _BLOCKS, -1), axis=-1)
   return jnp.sum(jax.lax.optimization_barrier(blocks_NI), axis=-1)
 
 

@@ -69,11 +69,12 @@ def _serve(pipe: Connection, build: Callable[[Any], Turn], shape: Any, warmup: i
   """The other process: answers a number of steps with seconds, until it is zero."""
   try:
     turn = build(shape)
+    pipe.send(turn(warmup))
+    while steps := pipe.recv():
+      pipe.send(turn(steps))
+  except ConfigError as error:
+    pipe.send(error)
   except ModuleNotFoundError as error:
     against = build.__name__.removesuffix("_turn")
     text = f"--against={against} needs the package {error.name}; install it first."
     pipe.send(ConfigError(text))
-    return
-  pipe.send(turn(warmup))
-  while steps := pipe.recv():
-    pipe.send(turn(steps))

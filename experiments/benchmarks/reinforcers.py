@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from deepseek_jax.config import require
 from deepseek_jax.tasks.task import Problem, Score, Split
 
 LEARNING_RATE, CLIP_NORM = 1e-6, 1.0
@@ -139,7 +140,11 @@ def deepseek_jax_turn(lesson: Lesson) -> Turn:
       before = time.perf_counter()
       fed = stage.feed(Position(iteration), state)
       sampling += time.perf_counter() - before
-      assert fed.batch[1].updates, "no group differed in reward, so nothing was learnt"
+      require(
+        bool(fed.batch[1].updates),
+        f"{lesson.directory} samples the same rewards throughout each group, so that nothing is "
+        "learnt; name another --model.",
+      )
       state, _ = stage.step(state, fed.batch, fed.knobs)
       jax.block_until_ready(state)
       iteration += 1

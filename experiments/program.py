@@ -59,7 +59,16 @@ def run(main: Callable[[], None]) -> None:
   app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 
+def run_in_main_thread() -> None:
+  """Has a CPU's programs run in the thread that calls them, so that their memory is of its heap.
+
+  Without effect once JAX has looked for its devices.
+  """
+  jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
 def _guarded(main: Callable[[], None]) -> None:
+  run_in_main_thread()
   cache = flags.FLAGS.compilation_cache
   if cache == "off":
     jax.config.update("jax_enable_compilation_cache", False)

@@ -25,7 +25,7 @@ class Contender:
     context = multiprocessing.get_context("spawn")
     self._pipe, theirs = context.Pipe()
     self._process = context.Process(target=_serve, args=(theirs, build, shape, warmup), daemon=True)
-    with _environment(without=() if build.__name__.startswith("deepseek_jax") else OUR_SETTINGS):
+    with _environment(without=() if _is_ours(build) else OUR_SETTINGS):
       self._process.start()
     theirs.close()
     self.first = self._answer()
@@ -65,8 +65,16 @@ def _environment(without: Iterable[str]) -> Iterator[None]:
     os.environ |= taken
 
 
+def _is_ours(build: Callable[[Any], Turn]) -> bool:
+  return build.__name__.startswith("deepseek_jax")
+
+
 def _serve(pipe: Connection, build: Callable[[Any], Turn], shape: Any, warmup: int) -> None:
   """The other process: answers a number of steps with seconds, until it is zero."""
+  if _is_ours(build):
+    from experiments import program  # not above: it brings JAX, which other contenders do without
+
+    program.run_in_main_thread()
   try:
     turn = build(shape)
     pipe.send(turn(warmup))

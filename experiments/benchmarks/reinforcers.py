@@ -173,9 +173,12 @@ def trl_turn(lesson: Lesson) -> Turn:
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
       gate.end()
 
+  def scored(completions: list[Any], **_: Any) -> list[float | None]:
+    return [reward(text) for text in completions]
+
   trainer = trl.GRPOTrainer(
     model=model,
-    reward_funcs=lambda completions, **_: [reward(text) for text in completions],
+    reward_funcs=scored,
     args=trl.GRPOConfig(
       output_dir=tempfile.gettempdir(), max_steps=10**6, per_device_train_batch_size=count,
       num_generations=lesson.group, steps_per_generation=1, max_completion_length=lesson.new,

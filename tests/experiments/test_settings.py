@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from experiments import heaps
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -24,27 +22,26 @@ def test_a_program_runs_with_them_and_an_import_without():
   assert _output([sys.executable, "-c", started], users) == ""
 
 
-@pytest.mark.parametrize(
-  ("program", "named", "one"),
-  [
-    ("grpo", "--config.init={large}", True),
-    ("bench", "{large}/model.gguf", True),
-    ("grpo", "--config.init={small}", False),
-    ("grpo", "--config.init={large}/nothing", False),
-    ("grpo", f"--prompt={'x' * 9000}", False),
-    ("chat", "--model={large}", False),
-  ],
-)
-def test_training_a_large_checkpoint_shares_one_heap(program, named, one, tmp_path):
-  for name, size in (("large", 2**27), ("small", 2**20)):
-    (tmp_path / name).mkdir()
-    for file in ("model.safetensors", "model.gguf"):
-      with open(tmp_path / name / file, "wb") as sparse:
-        sparse.truncate(size)
-  named = named.format(large=tmp_path / "large", small=tmp_path / "small")
-  settings = heaps(["python", "-m", f"experiments.{program}", named])
-  assert ("arena_max=1" in settings) == one
-  assert "hugetlb=1" in settings
+def test_programs_run_in_the_main_thread():
+  where = """
+import threading
+import jax, numpy as np
+from experiments import program
+
+def seen():
+  @jax.jit
+  def step(x):
+    show = lambda x: np.int32(threading.current_thread() is threading.main_thread())
+    return jax.pure_callback(show, jax.ShapeDtypeStruct((), np.int32), x @ x)
+  # what is small runs there in any case
+  print(int(step(np.ones((512, 512), np.float32))))
+
+{started}
+"""
+  plain = {"PATH": "", "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+  for started, main in (("program.run(seen)", "1"), ("seen()", "0")):
+    command = [sys.executable, "-c", where.format(started=started)]
+    assert _output(command, plain | {"JAX_ENABLE_COMPILATION_CACHE": "0"}).strip() == main
 
 
 def _output(command, environment):

@@ -1,16 +1,18 @@
 """SmolLM2-135M says here what it says in transformers, from its GGUF file and exported.
 
-In a file of its own: each model takes half a gigabyte.
+In a file of its own, and one model at a time: each takes half a gigabyte, more while it is read.
 """
 
 import importlib.util
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 import deepseek_jax as ds
+from deepseek_jax.data.conversation import chat_prompt
 from tests.parity.families import (
   assert_equal_logits,
   gguf_by_transformers,
@@ -32,12 +34,6 @@ def smollm2():
   return Path(spec.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-@pytest.fixture(scope="module")
-def both(smollm2):
-  """It as read here and by transformers."""
-  return ds.load(smollm2), gguf_by_transformers(smollm2)
-
-
 OPENINGS = (
   "The capital of France is", "Water boils at", "The quick brown fox", "Once upon a time, there",
   "In 1969, humans first", "def fibonacci(n):", "The three primary colours are", "2, 4, 6, 8,",
@@ -49,42 +45,61 @@ QUESTIONS = (
   "Give me a synonym of happy.", "How many legs has a spider?", "What do bees make?",
   "Write one sentence about the sea.",
 )  # fmt: skip
+SENTENCE = OPENINGS[3] + " was a king of 12 small islands."
 NEW = 24
 
 
-def test_smollm2_says_what_it_says_in_transformers(smollm2, both):
-  """The same tokens and the same greedy continuations of twenty prompts, half of them questions."""
-  model, theirs = both
+class Said(NamedTuple):
+  """What transformers makes of the file; its weights are let go before ours are read."""
+
+  prompts: list[list[int]]
+  answers: list[list[int]]  # greedily, the end token included
+  logits_BTV: np.ndarray  # of SENTENCE
+
+
+@pytest.fixture(scope="module")
+def theirs(smollm2):
+  model = gguf_by_transformers(smollm2)
   reader = transformers.AutoTokenizer.from_pretrained(smollm2.parent, gguf_file=smollm2.name)
   turns = [[{"role": "user", "content": question}] for question in QUESTIONS]
   asked = [
     reader.apply_chat_template(turn, add_generation_prompt=True, tokenize=False) for turn in turns
   ]
-  prompts = [model.tokenizer.encode(text) for text in (*OPENINGS, *asked)]
-  assert prompts == [reader(text)["input_ids"] for text in (*OPENINGS, *asked)]
+  prompts = [reader(text)["input_ids"] for text in (*OPENINGS, *asked)]
   reader.padding_side = "left"
   padded = reader.pad({"input_ids": prompts}, return_tensors="pt")
-  out = theirs.generate(**padded, max_new_tokens=NEW, do_sample=False).tolist()
+  out = model.generate(**padded, max_new_tokens=NEW, do_sample=False).tolist()
   answers = [row[padded["input_ids"].shape[1] :] for row in out]
-  eos = model.tokenizer.eos_id
-  wanted = [row[: row.index(eos)] if eos in row else row for row in answers]
-  assert model.generate(prompts, max_new=NEW) == wanted
+  return Said(prompts, answers, torch_logits(model, np.array([reader(SENTENCE)["input_ids"]])))
+
+
+def test_smollm2_says_what_it_says_in_transformers(smollm2, theirs):
+  """The same tokens and the same greedy continuations of twenty prompts, half of them questions."""
+  ours = ds.load(smollm2)
+  questions = [chat_prompt(ours.tokenizer, [{"role": "user", "content": q}]) for q in QUESTIONS]
+  prompts = [*map(ours.tokenizer.encode, OPENINGS), *(prompt.tokens for prompt in questions)]
+  assert prompts == theirs.prompts
+  eos = ours.tokenizer.eos_id
+  wanted = [row[: row.index(eos)] if eos in row else row for row in theirs.answers]
+  assert ours.generate(prompts, max_new=NEW) == wanted
   assert len(prompts) == 20 and sum(map(len, wanted)) > 300
 
 
-def test_smollm2_is_the_same_when_exported(both, tmp_path):
-  model, theirs = both
-  model.save(tmp_path / "out")
+def test_smollm2_is_the_same_when_exported(smollm2, theirs, tmp_path):
+  ours = ds.load(smollm2)
+  ours.save(tmp_path / "out")
+  tokens_BT = np.array([ours.tokenizer.encode(SENTENCE)])
+  mine_BTV = ours.logits(tokens_BT)
+  assert_equal_logits(mine_BTV, theirs.logits_BTV)
+  config, tokenizer = ours.config, ours.tokenizer
+  del ours
   again = ds.load(tmp_path / "out")
-  tokens_BT = np.array([model.tokenizer.encode(OPENINGS[3] + " was a king of 12 small islands.")])
-  logits_BTV = torch_logits(theirs, tokens_BT)
-  assert_equal_logits(model.logits(tokens_BT), logits_BTV)
-  assert again.config == model.config
-  assert np.array_equal(again.logits(tokens_BT), model.logits(tokens_BT))
+  assert again.config == config
+  assert np.array_equal(again.logits(tokens_BT), mine_BTV)
   del again
   load = transformers.AutoModelForCausalLM.from_pretrained
   exported = load(tmp_path / "out", dtype=torch.float32).eval()
-  assert np.abs(torch_logits(exported, tokens_BT) - logits_BTV).max() <= 1e-6
+  assert np.abs(torch_logits(exported, tokens_BT) - theirs.logits_BTV).max() <= 1e-6
   reader = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
-  assert reader(OPENINGS[4])["input_ids"] == model.tokenizer.encode(OPENINGS[4])
+  assert reader(OPENINGS[4])["input_ids"] == tokenizer.encode(OPENINGS[4])
   shutil.rmtree(tmp_path / "out")  # half a gigabyte

@@ -108,6 +108,7 @@ DATA = {
   "split": str,
   "text_field": str,
   "prompt_field": str,
+  "template": str,
 }
 MESH = {"data": int, "fsdp": int, "expert": int, "tensor": int}
 PRETRAIN = {

@@ -20,6 +20,7 @@ import numpy as np
 
 from deepseek_jax import compilation
 from deepseek_jax.config import ComputeConfig, ConfigError, ModelConfig, from_dict, require
+from deepseek_jax.data.asking import sampling_defaults
 from deepseek_jax.data.conversation import Message, chat_prompt, stop_ids, text_prompt
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
 from deepseek_jax.decode.engine import SamplingParams, SlotEngine
@@ -153,10 +154,10 @@ class Model:
     self,
     messages: str | Sequence[Message],
     max_new: int = 1024,
-    temperature: float = 0.6,
-    top_p: float = 0.95,
+    temperature: float | None = None,
+    top_p: float | None = None,
     seed: int = 0,
-    top_k: int = 0,
+    top_k: int | None = None,
     stop: str | Sequence[str] = (),
     think: bool | None = None,
   ) -> Reply:
@@ -164,11 +165,13 @@ class Model:
 
     The conversation is told by the tokenizer's chat template; see `data.conversation`, also for
     `think`. A reply has at most `max_new` tokens, and as many as the context has room for. The
-    sampling is R1's (2501.12948, section 3) unless set.
+    sampling that is not set is the model's own; see `asking.sampling_defaults`.
     """
+    given = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
+    sampling = sampling_defaults(self.tokenizer) | {k: v for k, v in given.items() if v is not None}
     if isinstance(messages, str):
       messages = [{"role": "user", "content": messages}]
-    return self.stream(messages, max_new, temperature, top_p, seed, top_k, stop, think).reply
+    return self.stream(messages, max_new, seed=seed, stop=stop, think=think, **sampling).reply
 
   def expert_load(self, texts: Sequence[str]) -> np.ndarray:
     """How many tokens of the texts each expert gets, [expert layers, E].

@@ -4,7 +4,8 @@
 
 --model is a workdir, a Hugging Face directory or a GGUF file. The thought is dim on a terminal, and
 in its tags elsewhere; the model sees its earlier answers again, but not its thoughts. /new starts
-over, /quit or the end of the input ends; Ctrl-C ends a reply. Sampling is R1's unless set.
+over, /quit or the end of the input ends; Ctrl-C ends a reply. Sampling that is not set is the
+model's own (generation_config.json), or R1's where it has none.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from absl import flags
 
 from deepseek_jax import api
 from deepseek_jax.config import ConfigError, require
+from deepseek_jax.data.asking import sampling_defaults
 from deepseek_jax.data.conversation import Conversation, has_turns
 from experiments import program
 from experiments.terminal import Terminal
@@ -39,7 +41,9 @@ def main() -> None:
 
 def talk(model: api.Model, terminal: Terminal, conversation: Conversation) -> None:
   """Answers every line until the last."""
-  sampling: dict[str, Any] = {name: FLAGS[name].value for name in _SAMPLING}
+  given: dict[str, Any] = {name: FLAGS[name].value for name in _SAMPLING}
+  sampling = sampling_defaults(model.tokenizer)
+  sampling |= {name: value for name, value in given.items() if value is not None}
   for turn, line in enumerate(_lines()):
     if line == "/quit":
       return
@@ -78,9 +82,9 @@ if __name__ == "__main__":
   flags.DEFINE_string("system", "", "What the model is told before the conversation.")
   flags.DEFINE_bool("think", None, "Begin with a thought, or without; else the template decides.")
   flags.DEFINE_integer("max_new", 4096, "Tokens of a reply at most.")
-  flags.DEFINE_float("temperature", 0.6, "0 is greedy.")
-  flags.DEFINE_float("top_p", 0.95, "Sample from the smallest set of tokens of this probability.")
-  flags.DEFINE_integer("top_k", 0, "Sample from so many likeliest tokens; 0 is all.")
+  flags.DEFINE_float("temperature", None, "0 is greedy; by default the model's own.")
+  flags.DEFINE_float("top_p", None, "Sample from the smallest set of tokens of this probability.")
+  flags.DEFINE_integer("top_k", None, "Sample from so many likeliest tokens; 0 is all.")
   flags.DEFINE_multi_string("stop", [], "End before this text; may be given several times.")
   flags.DEFINE_integer("seed", 0, "Of the sampling; each reply adds one.")
   program.run(main)

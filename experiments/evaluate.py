@@ -4,12 +4,14 @@
 
 --model is a workdir, a Hugging Face directory or a GGUF file. --benchmark is a task (mini,
 countdown, chain_sum, reasoning_gym:DATASET, package.module:name) or a file of JSON lines
-{"prompt": ..., "answer": ...}.
+{"prompt": ..., "answer": ...}. It is asked in the model's own turns where it has them, unless
+--template says plain or r1_zero; every token that its files name ends an answer.
 Each of --temperatures is measured: 0 once per problem, the others --samples times. --out gets
 config.json, results.json, report.html and completions.jsonl. R1's published protocol is
 --temperatures=0.6 --top_p=0.95 --samples=64 --max_new=32768.
 """
 
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ from absl import flags
 
 from deepseek_jax import api
 from deepseek_jax.config import ConfigError, require
+from deepseek_jax.data.asking import own_form
 from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.evaluate.evaluation import Evaluation, Protocol, evaluate_each
 from deepseek_jax.evaluate.figures import table
@@ -43,6 +46,8 @@ def main() -> None:
   model = api.load(FLAGS.model, FLAGS.stage)
   require(model.tokenizer is not None, f"{FLAGS.model} has no tokenizer to read prompts with.")
   assert model.tokenizer is not None
+  template = FLAGS.template or own_form(model.tokenizer)
+  protocols = [dataclasses.replace(protocol, template=template) for protocol in protocols]
   engine = SlotEngine(model.transformer, FLAGS.batch)
   evaluations = evaluate_each(engine, model.weights, model.tokenizer, task, protocols)
   _write(Path(FLAGS.out), evaluations, time.monotonic() - start)
@@ -56,7 +61,7 @@ def _task(name: str) -> Task:
 
 
 def _protocols(task: Task) -> list[Protocol]:
-  """One protocol for each of --temperatures."""
+  """One protocol for each of --temperatures, in the plain form."""
   size = len(task.problems) if isinstance(task, FileBenchmark) else 256
   try:
     temperatures = [float(t) for t in FLAGS.temperatures]
@@ -71,7 +76,6 @@ def _protocols(task: Task) -> list[Protocol]:
       temperature=temperature,
       top_p=FLAGS.top_p if temperature else 1.0,
       max_new=FLAGS.max_new,
-      template=FLAGS.template,
       seed=FLAGS.seed,
     )
     for temperature in temperatures
@@ -82,12 +86,13 @@ def _write(out: Path, evaluations: Sequence[Evaluation], seconds: float) -> None
   """Writes what was measured, and prints the table."""
   stage = FLAGS.stage or Path(FLAGS.model).name
   figures = [figure for evaluation in evaluations for figure in evaluation.figures(stage)]
-  config = {name: FLAGS[name].value for name in _OWN}
+  protocol = evaluations[0].protocol
+  config = {name: FLAGS[name].value for name in _OWN} | {"template": protocol.template}
   write_text(out / "config.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
   lines = [json.dumps(r, ensure_ascii=False) for e in evaluations for r in e.records()]
   write_text(out / "completions.jsonl", "".join(f"{line}\n" for line in lines))
   report = Report(
-    title=f"{stage} on {evaluations[0].protocol.benchmark}",
+    title=f"{stage} on {protocol.benchmark}",
     facts=config,
     figures=figures,
     exhibits=choose_exhibits({stage: evaluations[-1]}),
@@ -112,7 +117,7 @@ if __name__ == "__main__":
   flags.DEFINE_list("temperatures", ["0", "0.6", "1"], "Each is measured; 0 is greedy.")
   flags.DEFINE_float("top_p", 1.0, "Sample from the smallest set of tokens of this probability.")
   flags.DEFINE_integer("max_new", 128, "Tokens of a completion at most.")
-  flags.DEFINE_string("template", "plain", "Of the prompt: plain or r1_zero.")
+  flags.DEFINE_string("template", None, "turns, plain or r1_zero; turns where the model has them.")
   flags.DEFINE_integer("seed", 0, "Of the sampling.")
   flags.DEFINE_integer("batch", 256, "Completions sampled at a time.")
   program.run(main)

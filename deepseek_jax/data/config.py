@@ -28,6 +28,7 @@ class DataConfig:
   split: str = "train"  # of problems, stdlib, and hf directories that name splits
   text_field: str = "text"  # of records
   prompt_field: str = ""  # of records; empty: they have no prompt
+  template: str = "plain"  # how prompts are put: turns | plain | one of tasks/templates.py
 
   def __post_init__(self) -> None:
     def one_of(name: str, allowed: tuple[str, ...]) -> None:

@@ -26,7 +26,7 @@ from deepseek_jax.data.tokenizer import Tokenizer
 
 Message = Mapping[str, str]
 ROLES = ("system", "user", "assistant")
-_OPENING = THINK + "\n"
+OPENING = THINK + "\n"  # of a thought
 _CUTS = [chr(c) for c in range(0xFDD0, 0xFDF0)]  # Unicode keeps these for use inside a program
 
 
@@ -150,7 +150,7 @@ def _alone(tokenizer: Tokenizer, messages: Sequence[Message], think: bool | None
   require(len(asked) > 0, "the conversation asks nothing; add a message of the user.")
   system = [m["content"] for m in messages if m["role"] == "system"]
   text = "\n\n".join([*system, asked[-1]])
-  return text_prompt(tokenizer, f"{text.rstrip()} {_OPENING}" if think else text)
+  return text_prompt(tokenizer, f"{text.rstrip()} {OPENING}" if think else text)
 
 
 def _opening(text: str, tokenizer: HFTokenizer, think: bool | None) -> str:
@@ -161,7 +161,7 @@ def _opening(text: str, tokenizer: HFTokenizer, think: bool | None) -> str:
       tokenizer.id_of(THINK) is not None,
       f"the tokenizer has no token {THINK}; leave thinking to the model.",
     )
-    return text + _OPENING
+    return text + OPENING
   return text.rstrip().removesuffix(THINK) if opened and think is False else text
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from deepseek_jax.data.asking import PLAIN, learn
 from deepseek_jax.data.tokenizer import Tokenizer
 
 
@@ -25,13 +26,6 @@ class Sample:
     return len(self.tokens)
 
 
-def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
-  """What a model reads before it answers: the prompt behind the begin token, if there is one."""
-  begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-  return begin + tokenizer.encode(prompt)
-
-
-def make_sample(tokenizer: Tokenizer, document: Document) -> Sample:
-  """Tokens of prompt and text, ended by eos."""
-  prompt = prompt_tokens(tokenizer, document.prompt)
-  return Sample([*prompt, *tokenizer.encode(document.text), tokenizer.eos_id], len(prompt))
+def make_sample(tokenizer: Tokenizer, document: Document, form: str = PLAIN) -> Sample:
+  """Tokens of prompt and text in a form of `conversation.ask`, with the token that ends them."""
+  return Sample(*learn(tokenizer, document.prompt, document.text, form))

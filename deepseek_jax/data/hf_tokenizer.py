@@ -1,52 +1,71 @@
 """Hugging Face's tokenizer.json files; an extra: pip install 'deepseek-jax[hf]'."""
 
+import functools
+import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from deepseek_jax.config import ConfigError
 from deepseek_jax.data import chat_template
 from deepseek_jax.data.special_tokens import TAGS
-from deepseek_jax.data.tokenizer_files import read_json
+from deepseek_jax.data.tokenizer_files import read_json, write_json
 
-_CONFIG = "tokenizer_config.json"
-_FILES = ("tokenizer.json", _CONFIG, "special_tokens_map.json", chat_template.FILE)
+_TOKENIZER, _CONFIG = "tokenizer.json", "tokenizer_config.json"
+_MAP, _GENERATION, _MODEL = "special_tokens_map.json", "generation_config.json", "config.json"
+_COPIED = (_TOKENIZER, _CONFIG, _MAP, chat_template.FILE)
+_SPECIAL = ("bos", "eos", "pad")
+_SAID = "aqzq"  # stands for an answer; no template writes it by itself
 
 
 class HFTokenizer:
   """See `tokenizer.Tokenizer`: a `tokenizers.Tokenizer` with what the files beside it add.
 
-  `template` is the chat template, None if there is none. `stop_ids` are the tokens that end an
-  answer: eos, and those that generation_config.json has beside it. `markers` are the spellings
-  of the tokens that structure a text: special ones, and others such as `<｜User｜>`.
+  `template` is the chat template, None if there is none. `markers` are the spellings of the tokens
+  that structure a text: special ones, and others such as `<｜User｜>`. `special_ids` are those of
+  config.json or else the tokens named elsewhere, and `generation` is generation_config.json with
+  all tokens that end an answer.
   """
 
-  def __init__(self, tokenizer: Any, config: dict[str, Any], directory: Path):
+  def __init__(self, tokenizer: Any, files: Mapping[str, dict[str, Any]], directory: Path):
+    """`files` are the JSON files beside tokenizer.json, by name; any may be missing."""
+    # What is cut off or filled up is for the caller to say, whatever the file was saved with.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     self._tokenizer = tokenizer
     self._directory = directory
     # The highest id counts, not the number of tokens: published vocabularies have gaps.
     self.vocab_size: int = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-    eos = self._named(config, "eos_token")
+    config = {**files.get(_MAP, {}), **_given(files.get(_CONFIG, {}))}
+    told = [files.get(name, {}) for name in (_GENERATION, _MODEL)]
+    named = {name: self._named(config, f"{name}_token") for name in _SPECIAL}
+    ends = [i for file in told for i in self._ids(file.get("eos_token_id"))]
+    eos = named["eos"] if named["eos"] is not None else next(iter(ends), None)
     if eos is None:
-      raise ConfigError(f"{directory} names no eos_token in tokenizer_config.json.")
+      raise ConfigError(
+        f"{directory} names no eos_token in tokenizer_config.json, and no eos_token_id in "
+        "generation_config.json or config.json."
+      )
     self.eos_id: int = eos
-    pad = self._named(config, "pad_token")
-    self.pad_id: int = eos if pad is None else pad
-    self.bos_id: int | None = self._named(config, "bos_token") if self._adds_bos(config) else None
-    more = read_json(directory / "generation_config.json").get("eos_token_id")
-    more = [i for i in (more if isinstance(more, list) else [more]) if isinstance(i, int)]
-    self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys([eos, *more]))
+    self.pad_id: int = eos if named["pad"] is None else named["pad"]
+    self.bos_id: int | None = named["bos"] if self._adds_bos(config) else None
     self.template = chat_template.read_template(config, directory)
     added = tokenizer.get_added_tokens_decoder()
     self.markers: tuple[str, ...] = tuple(t.content for t in added.values() if _is_marker(t))
     # Whatever a file flags, a thought's tags are part of what a model says.
     self._silent = {i for i, t in added.items() if t.special and t.content not in TAGS}
+    self._ends = tuple(dict.fromkeys([eos, *ends]))
+    self.special_ids = {
+      f"{name}_token_id": told[1].get(f"{name}_token_id", named[name] if name != "eos" else eos)
+      for name in _SPECIAL
+    }
+    self._generation = dict(told[0])
 
   @classmethod
   def load(cls, directory: str | os.PathLike[str]) -> "HFTokenizer":
-    """Reads tokenizer.json and, if there, tokenizer_config.json."""
+    """Reads tokenizer.json and, if there, the files beside it."""
     try:
       import tokenizers
     except ImportError as error:
@@ -55,10 +74,52 @@ class HFTokenizer:
       ) from error
     folder = Path(directory)
     try:
-      tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+      tokenizer = tokenizers.Tokenizer.from_file(str(folder / _TOKENIZER))
     except Exception as error:  # the library raises bare Exception
-      raise ConfigError(f"{folder / 'tokenizer.json'} cannot be read ({error}).") from error
-    return cls(tokenizer, read_json(folder / _CONFIG), folder)
+      raise ConfigError(f"{folder / _TOKENIZER} cannot be read ({error}).") from error
+    names = (_CONFIG, _MAP, _GENERATION, _MODEL)
+    return cls(tokenizer, {name: read_json(folder / name) for name in names}, folder)
+
+  @functools.cached_property
+  def turn_end(self) -> tuple[int, ...]:
+    """What the template writes behind an answer, up to the next turn; empty without a template."""
+    if self.template is None:
+      return ()
+    turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": _SAID}]
+    try:
+      text = self.template.render(turns, add_generation_prompt=False)
+    except ConfigError:  # it refuses such a conversation, or cannot be used here at all
+      return ()
+    _, found, behind = text.rpartition(_SAID)
+    return tuple(self.encode(behind)) if found else ()
+
+  @functools.cached_property
+  def stop_ids(self) -> tuple[int, ...]:
+    """The tokens that end an answer: eos first, all that the files name, and the template's own."""
+    own = next((i for i in self.turn_end if i in self._silent), None)
+    return tuple(dict.fromkeys([*self._ends, *([] if own is None else [own])]))
+
+  @property
+  def generation(self) -> dict[str, Any]:
+    """The content of generation_config.json: as it came, with every token that ends an answer."""
+    fields = self._generation or self.special_ids
+    ends = list(self.stop_ids)
+    if set(self._ids(fields.get("eos_token_id"))) >= set(ends):
+      return dict(fields)
+    return {**fields, "eos_token_id": ends if len(ends) > 1 else ends[0]}
+
+  @property
+  def rules(self) -> dict[str, Any]:
+    """All that decides the ids of a text."""
+    parts = json.loads(self._tokenizer.to_str())
+    names = ("added_tokens", "normalizer", "pre_tokenizer", "model")
+    return {name: parts[name] for name in names}
+
+  def _ids(self, value: Any) -> list[int]:
+    """Ids of the vocabulary as a file names them, one or a list."""
+    given = value if isinstance(value, list) else [value]
+    whole = [i for i in given if isinstance(i, int) and not isinstance(i, bool)]
+    return [i for i in whole if 0 <= i < self.vocab_size]
 
   def _adds_bos(self, config: dict[str, Any]) -> bool:
     """Whether documents begin with bos: as the configuration says, else as tokenizer.json does."""
@@ -86,15 +147,21 @@ class HFTokenizer:
     return self._tokenizer.token_to_id(token)
 
   def save(self, directory: str | os.PathLike[str]) -> None:
-    """Copies the files it was loaded from."""
+    """Copies the files it was loaded from, and writes generation_config.json."""
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in _FILES:
+    for name in _COPIED:
       source = self._directory / name
       if source.is_file() and source.resolve() != (folder / name).resolve():
         beside = folder / f".{name}.tmp"
         shutil.copyfile(source, beside)
         os.replace(beside, folder / name)
+    write_json(folder / _GENERATION, self.generation)
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields that are not null, which would hide what another file says."""
+  return {name: value for name, value in fields.items() if value is not None}
 
 
 def _is_marker(token: Any) -> bool:

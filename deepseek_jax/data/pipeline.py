@@ -52,7 +52,9 @@ def sample_dataset(
   if config.source != "problems":
     documents = documents.shuffle()
   documents = documents.repeat(config.epochs or None)
-  samples = documents.map(functools.partial(_tokens, tokenizer, config.loss == "all"))
+  samples = documents.map(
+    functools.partial(_tokens, tokenizer, config.loss == "all", config.template)
+  )
   if config.fim_rate > 0.0:
     fim = FillInTheMiddle.of(tokenizer, config.fim_rate)
     samples = samples.random_map(lambda sample, rng: sample and fim(sample, rng))
@@ -100,14 +102,16 @@ def read_samples(config: DataConfig, tokenizer: Tokenizer | None = None) -> list
   tokenizer = load_tokenizer(config.tokenizer) if tokenizer is None else tokenizer
   source = open_source(config)
   documents = (source[i] for i in range(len(source)))
-  samples = [make_sample(tokenizer, document) for document in documents if document.text]
+  samples = [make_sample(tokenizer, d, config.template) for d in documents if d.text]
   require(bool(samples), f"the corpus is empty: {config.path} has no text.")
   return samples
 
 
-def _tokens(tokenizer: Tokenizer, learn_prompt: bool, document: Document) -> Sample | None:
+def _tokens(
+  tokenizer: Tokenizer, learn_prompt: bool, template: str, document: Document
+) -> Sample | None:
   """The document's tokens, or None if it has no text."""
   if not document.text:
     return None
-  sample = make_sample(tokenizer, document)
+  sample = make_sample(tokenizer, document, template)
   return Sample(sample.tokens) if learn_prompt else sample

@@ -53,6 +53,15 @@ class Tokenizer(Protocol):
     ...
 
 
+def same_tokens(a: Tokenizer, b: Tokenizer) -> bool:
+  """Whether two tokenizers give every text the same ids."""
+  if isinstance(a, HFTokenizer) and isinstance(b, HFTokenizer):
+    return a.rules == b.rules
+  if isinstance(a, WordTokenizer) and isinstance(b, WordTokenizer):
+    return a.words == b.words
+  return isinstance(a, ByteTokenizer) and isinstance(b, ByteTokenizer)
+
+
 def load_tokenizer(name: str | os.PathLike[str]) -> Tokenizer:
   """The tokenizer called `word` or `byte`, or the one saved in a directory.
 

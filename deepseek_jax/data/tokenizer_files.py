@@ -64,9 +64,14 @@ def write_tokenizer(
     "clean_up_tokenization_spaces": False,
   }
   for name, value in (("tokenizer.json", content), ("tokenizer_config.json", config)):
-    beside = folder / f".{name}.tmp"
-    beside.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
-    os.replace(beside, folder / name)
+    write_json(folder / name, value)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+  """Writes a JSON object beside its place and renames it."""
+  beside = path.with_name(f".{path.name}.tmp")
+  beside.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+  os.replace(beside, path)
 
 
 def read_json(path: Path) -> dict:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from deepseek_jax.config import require
-from deepseek_jax.data.document import prompt_tokens
+from deepseek_jax.data.asking import ask, spoken
+from deepseek_jax.data.conversation import Prompt, stop_ids
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import Engine, Samples, SamplingParams
 from deepseek_jax.decode.sampling import sample_keys
@@ -19,7 +20,6 @@ from deepseek_jax.evaluate.figures import Figure, figure
 from deepseek_jax.evaluate.reflection import count_reflection
 from deepseek_jax.tasks.response import thought_of
 from deepseek_jax.tasks.task import Problem, Split, Task
-from deepseek_jax.tasks.templates import apply_template
 from deepseek_jax.types import Weights
 
 _STEP = 2**32 - 1  # of the samples' keys: a training run never gets there
@@ -41,7 +41,7 @@ class Protocol:
   temperature: float = 1.0
   top_p: float = 1.0
   max_new: int = 128
-  template: str = "plain"
+  template: str = "plain"  # a form of `asking.ask`
   split: Split = "heldout"
   problem_seed: int = 0
   seed: int = 0
@@ -186,18 +186,20 @@ def evaluate_each(
     for sample in range(protocol.samples)
   )
   places_B, whiches_B, numbers_B = np.array(orders).T
-  prompts = [
-    prompt_tokens(tokenizer, apply_template(protocols[w].template, problems[w][p].prompt))
-    for p, w, _ in orders
+  asked = [
+    [ask(tokenizer, problem.prompt, protocol.template) for problem in drawn]
+    for protocol, drawn in zip(protocols, problems, strict=True)
   ]
   samples = engine.generate(
     weights,
-    prompts,
+    [asked[w][p].tokens for p, w, _ in orders],
     [rules[which] for which in whiches_B],
     sample_keys(seeds.pop(), np.uint32(_STEP), places_B, numbers_B),
   )
   return [
-    judge(task, tokenizer, problems[w], samples.take(np.flatnonzero(whiches_B == w)), protocol)
+    judge(
+      task, tokenizer, problems[w], asked[w], samples.take(np.flatnonzero(whiches_B == w)), protocol
+    )
     for w, protocol in enumerate(protocols)
   ]
 
@@ -208,7 +210,7 @@ def _rule(protocol: Protocol, tokenizer: Tokenizer) -> SamplingParams:
     max_new=protocol.max_new,
     temperature=protocol.temperature,
     top_p=protocol.top_p,
-    stop=(tokenizer.eos_id,),
+    stop=stop_ids(tokenizer),
   )
 
 
@@ -238,13 +240,17 @@ def judge(
   task: Task,
   tokenizer: Tokenizer,
   problems: Sequence[Problem],
+  asked: Sequence[Prompt],
   samples: Samples,
   protocol: Protocol,
 ) -> Evaluation:
-  """Scores samples that lie problem after problem, `protocol.samples` of each."""
+  """Scores samples that lie problem after problem, as they were asked, `protocol.samples` each."""
   shape = len(problems), protocol.samples
-  texts = [tokenizer.decode(samples.answer(i)) for i in range(len(samples))]
   owners = [problem for problem in problems for _ in range(protocol.samples)]
+  texts = [
+    spoken(asked[i // protocol.samples], tokenizer.decode(samples.answer(i)))
+    for i in range(len(samples))
+  ]
   scores = [task.score(problem, text) for problem, text in zip(owners, texts, strict=True)]
   words = [count_reflection(thought_of(text)) for text in texts]
 

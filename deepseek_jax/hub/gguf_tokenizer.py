@@ -13,6 +13,7 @@ from typing import Any
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.data.hf_tokenizer import HFTokenizer
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
+from deepseek_jax.data.tokenizer_files import write_json
 from deepseek_jax.hub.gguf_header import Header
 
 _CONTROL, _USER_DEFINED = 3, 4  # of tokenizer.ggml.token_type
@@ -36,7 +37,7 @@ _CUTS["llama3"] = _CUTS["llama-v3"] = _CUTS["llama-bpe"]
 class GGUFTokenizer(HFTokenizer):
   """A Hugging Face tokenizer whose files are in memory until it is saved."""
 
-  def __init__(self, content: dict[str, Any], config: dict[str, Any], path: Path):
+  def __init__(self, content: dict[str, Any], files: dict[str, dict[str, Any]], path: Path):
     try:
       import tokenizers
     except ImportError as error:
@@ -47,17 +48,15 @@ class GGUFTokenizer(HFTokenizer):
       tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
     except Exception as error:  # the library raises bare Exception
       raise ConfigError(f"the tokenizer in {path} cannot be built ({error}).") from error
-    super().__init__(tokenizer, config, path)
-    self._files = {"tokenizer.json": content, "tokenizer_config.json": config}
+    super().__init__(tokenizer, files, path)
+    self._files = {"tokenizer.json": content, **files}
 
   def save(self, directory: str | os.PathLike[str]) -> None:
-    """Writes both files beside their places and renames them."""
+    """Writes the files beside their places and renames them."""
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, value in self._files.items():
-      beside = folder / f".{name}.tmp"
-      beside.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
-      os.replace(beside, folder / name)
+    for name, value in (self._files | {"generation_config.json": self.generation}).items():
+      write_json(folder / name, value)
 
 
 def gguf_tokenizer(header: Header) -> Tokenizer | None:
@@ -70,7 +69,11 @@ def gguf_tokenizer(header: Header) -> Tokenizer | None:
   cut = header.get("tokenizer.ggml.pre", str, "default")
   if model == "gpt2" and cut in _CUTS:
     bos = _named(header, "bos") if _adds_bos(header, cut) else None
-    return GGUFTokenizer(_content(header, cut, bos), _config(header, bos), header.path)
+    files = {
+      "tokenizer_config.json": _config(header, bos),
+      "generation_config.json": _generation(header),
+    }
+    return GGUFTokenizer(_content(header, cut, bos), files, header.path)
   if (header.path.parent / "tokenizer.json").is_file():
     return load_tokenizer(header.path.parent)
   kind = f"tokenizer.ggml.model = {model!r} and tokenizer.ggml.pre = {cut!r}"
@@ -148,6 +151,21 @@ def _begins_with(bos: str, number: int) -> dict[str, Any]:
     "pair": [*single, {"Sequence": {"id": "B", "type_id": 0}}],
     "special_tokens": {bos: {"id": bos, "ids": [number], "tokens": [bos]}},
   }
+
+
+def _generation(header: Header) -> dict[str, Any]:
+  """generation_config.json: every token that ends an answer, and how the makers sample."""
+  keys = [f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom")]
+  ids = [header.get(key, int, -1) for key in keys]
+  fields: dict[str, Any] = {"eos_token_id": list(dict.fromkeys(i for i in ids if i >= 0))}
+  for name, key, kind in (
+    ("temperature", "temp", float),
+    ("top_p", "top_p", float),
+    ("top_k", "top_k", int),
+  ):
+    if (field := f"general.sampling.{key}") in header.metadata:
+      fields[name] = header.get(field, kind)
+  return fields
 
 
 def _config(header: Header, bos: str | None) -> dict[str, Any]:

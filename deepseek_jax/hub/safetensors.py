@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from deepseek_jax.config import ConfigError, MLAConfig, ModelConfig, require
+from deepseek_jax.data.hf_tokenizer import HFTokenizer
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
 from deepseek_jax.hub import checksums, config_json, names, quantization_json
 from deepseek_jax.hub.blocks import Shapes, leaf_scale_shapes, scale_parts
@@ -164,8 +165,7 @@ def save_pretrained(
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     _write_json(beside / "config.json", fields)
-    sampling = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}  # as R1's own file
-    _write_json(beside / "generation_config.json", _special_ids(tokenizer) | sampling)
+    _write_json(beside / "generation_config.json", _generation_fields(tokenizer))
     sums = _write_tensors(beside, outputs(config, weights, dtype), shard_bytes)
     if tokenizer is not None:
       tokenizer.save(beside)
@@ -184,8 +184,18 @@ def save_pretrained(
 
 def _special_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
   """The ids of special tokens as config.json has them; null, not transformers' own, if unknown."""
+  if isinstance(tokenizer, HFTokenizer):
+    return tokenizer.special_ids
   ids = ("bos", "eos", "pad")
   return {f"{name}_token_id": getattr(tokenizer, f"{name}_id", None) for name in ids}
+
+
+def _generation_fields(tokenizer: Tokenizer | None) -> dict[str, Any]:
+  """generation_config.json: the model's own where it came with one, else R1's sampling."""
+  if isinstance(tokenizer, HFTokenizer):
+    return tokenizer.generation
+  sampling = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
+  return _special_ids(tokenizer) | sampling
 
 
 def _require_replaceable(final: pathlib.Path) -> None:

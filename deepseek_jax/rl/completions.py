@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from deepseek_jax.config import require
-from deepseek_jax.data.document import prompt_tokens
+from deepseek_jax.data.asking import ask, spoken
+from deepseek_jax.data.conversation import stop_ids
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import Engine, SamplingParams
 from deepseek_jax.decode.sampling import sample_keys
 from deepseek_jax.tasks.task import Problem, Score, Task
-from deepseek_jax.tasks.templates import apply_template
 from deepseek_jax.types import Weights
 
 
@@ -25,7 +25,7 @@ class Completion:
   logprobs_T: np.ndarray  # float32, of the completion
   experts_LTA: np.ndarray  # met by prompt and completion, -1 where unknown
   truncated: bool
-  text: str  # of the completion, without the stop token
+  text: str  # without the stop token, with the thought's opening where the prompt has it
   score: Score
 
   def __len__(self) -> int:
@@ -73,18 +73,19 @@ def draw(
   """`group` samples of each problem, problem by problem.
 
   A sample depends on the weights, its problem, `counter` (seed, step), the problem's place in
-  `problems` and its own number in the group, and on nothing else. The end-of-text token stops it,
-  besides the stop tokens of `params`.
+  `problems` and its own number in the group, and on nothing else. Every token that ends an answer
+  stops it, besides the stop tokens of `params`. `template` is a form of `asking.ask`.
   """
-  params = dataclasses.replace(params, stop=tuple({*params.stop, tokenizer.eos_id}))
-  asked = [prompt_tokens(tokenizer, apply_template(template, p.prompt)) for p in problems]
-  prompts = [prompt for prompt in asked for _ in range(group)]
+  params = dataclasses.replace(params, stop=tuple({*params.stop, *stop_ids(tokenizer)}))
+  asked = [ask(tokenizer, p.prompt, template) for p in problems]
+  prompts = [prompt.tokens for prompt in asked for _ in range(group)]
   places_B, numbers_B = np.divmod(np.arange(len(prompts)), group)
   keys_B = sample_keys(*counter, places_B, numbers_B)
   drawn = engine.generate(weights, prompts, params, keys_B)
   completions = []
   for i, prompt in enumerate(prompts):
-    problem, text = problems[i // group], tokenizer.decode(drawn.answer(i))
+    problem = problems[i // group]
+    text = spoken(asked[i // group], tokenizer.decode(drawn.answer(i)))
     completions.append(
       Completion(
         problem=problem,

@@ -14,9 +14,10 @@ import jax
 import optax
 
 from deepseek_jax.config import from_dict, require, to_dict
+from deepseek_jax.data.asking import own_form
 from deepseek_jax.data.document import Document, Sample, make_sample
 from deepseek_jax.data.pipeline import read_samples
-from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
+from deepseek_jax.data.tokenizer import Tokenizer, same_tokens
 from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.rl.rejection import RejectionConfig, rejection_sample
@@ -25,7 +26,13 @@ from deepseek_jax.train import distill, sft
 from deepseek_jax.train.loop import Position, StepFn
 from deepseek_jax.train.pretrain import PretrainConfig, PretrainKnobs, make_step
 from deepseek_jax.train.pretrain_job import PretrainJob
-from deepseek_jax.train.start import load_start, resolve_model, without_unset
+from deepseek_jax.train.start import (
+  load_start,
+  open_tokenizer,
+  resolve_model,
+  tokenizer_place,
+  without_unset,
+)
 from deepseek_jax.train.state import TrainState
 from deepseek_jax.train.workdir import Workdir, write_atomically
 from deepseek_jax.types import Batch, Weights
@@ -60,22 +67,37 @@ def distill_job(values: Mapping[str, Any]) -> DistillJob:
   """The job of a ConfigDict, whose None values stand for defaults."""
   given = without_unset(sft.with_answers(values))
   model = resolve_model(given.pop("model", {}), str(given.get("init", "")))
+  traces = given.get("traces", {})
+  if given.get("teacher") and "template" not in traces:
+    theirs = _teacher_tokenizer(str(given["teacher"]), given["data"]["tokenizer"])
+    given["traces"] = {**traces, "template": own_form(theirs)}
   return from_dict(DistillJob, {**given, "model": model})
+
+
+def _teacher_tokenizer(teacher: str, ours: str) -> Tokenizer:
+  """The teacher's own, or the student's for one that brings none."""
+  return open_tokenizer(tokenizer_place(teacher) or ours)
 
 
 def run_distill(
   job: DistillJob, directory: str | Path, stage: str = ""
 ) -> tuple[TrainState, Position]:
   """Distils, or goes on distilling, in the workdir `directory`; see `train.run.run_job`."""
-  tokenizer = load_tokenizer(job.data.tokenizer)
-  config, weights, teacher_tokenizer = load_start(job.teacher)
+  tokenizer = open_tokenizer(job.data.tokenizer)
+  theirs = _teacher_tokenizer(job.teacher, job.data.tokenizer)
+  require(
+    job.mix == 0 or same_tokens(tokenizer, theirs),
+    f"the student's tokenizer, {job.data.tokenizer}, is not that of the teacher {job.teacher}, so "
+    "their logits are of different tokens; set mix to 0, which distils on text.",
+  )
+  config, weights, _ = load_start(job.teacher)
   teacher = Transformer(config, job.compute)
   weights = jax.device_put(weights)
   if job.data.source == "problems":
     path = Workdir(directory, to_dict(job)).path / "traces.jsonl"
     if not path.exists():
-      _write_traces(path, job, teacher, weights, teacher_tokenizer or tokenizer)
-    samples = _read_traces(path, tokenizer)
+      _write_traces(path, job, teacher, weights, theirs)
+    samples = _read_traces(path, tokenizer, job.data.template)
   else:
     samples = read_samples(job.data, tokenizer)
   compiled = PretrainConfig(job.loss_chunk, job.optimizer.ema_decay)
@@ -83,7 +105,7 @@ def run_distill(
   def make(model: Transformer, tx: optax.GradientTransformation) -> StepFn:
     if job.mix == 0:
       return make_step(model, tx, compiled)
-    step = distill.make_step(model, teacher, tx, compiled)
+    step = distill.make_step(model, teacher, tx, compiled, tokenizer.vocab_size)
 
     def with_teacher(state: TrainState, batch: Batch, knobs: PretrainKnobs):
       return step(state, weights, batch, distill.DistillKnobs(knobs, job.mix, job.temperature))
@@ -110,6 +132,6 @@ def _write_traces(
   write_atomically(path, "".join(lines))
 
 
-def _read_traces(path: Path, tokenizer: Tokenizer) -> list[Sample]:
+def _read_traces(path: Path, tokenizer: Tokenizer, template: str) -> list[Sample]:
   records = map(json.loads, path.read_text(encoding="utf-8").split("\n")[:-1])
-  return [make_sample(tokenizer, Document(r["text"], r["prompt"])) for r in records]
+  return [make_sample(tokenizer, Document(r["text"], r["prompt"]), template) for r in records]

@@ -8,7 +8,7 @@ from typing import Any
 import optax
 
 from deepseek_jax.config import ComputeConfig, ModelConfig, from_dict, require
-from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
+from deepseek_jax.data.asking import own_form
 from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.rl.rewards import Transform
@@ -19,7 +19,12 @@ from deepseek_jax.train import grpo
 from deepseek_jax.train.loop import FeedFn, LoopConfig, Position, StepFn
 from deepseek_jax.train.optimizer import OptimizerConfig
 from deepseek_jax.train.run import run_job
-from deepseek_jax.train.start import resolve_model, without_unset
+from deepseek_jax.train.start import (
+  open_tokenizer,
+  resolve_model,
+  resolve_tokenizer,
+  without_unset,
+)
 from deepseek_jax.train.state import TrainState
 
 
@@ -59,9 +64,15 @@ class GRPOJob:
 
 
 def grpo_job(values: Mapping[str, Any]) -> GRPOJob:
-  """The job of a ConfigDict, whose None values stand for defaults."""
+  """The job of a ConfigDict, whose None values stand for defaults: tokenizer and form of `init`."""
   given = without_unset(values)
-  model = resolve_model(given.pop("model", {}), str(given.get("init", "")))
+  init = str(given.get("init", ""))
+  model = resolve_model(given.pop("model", {}), init)
+  given["tokenizer"] = resolve_tokenizer(given.get("tokenizer"), init)
+  rollout = dict(given.get("rl", {}).get("rollout", {}))
+  if "template" not in rollout:
+    rollout["template"] = own_form(open_tokenizer(given["tokenizer"]))
+  given["rl"] = {**given.get("rl", {}), "rollout": rollout}
   return from_dict(GRPOJob, {"optimizer": {"weight_decay": 0.0}, **given, "model": model})
 
 
@@ -69,7 +80,7 @@ def run_grpo(
   job: GRPOJob, directory: str | Path, stage: str = "", transform: Transform | None = None
 ) -> tuple[TrainState, Position]:
   """Reinforces, or goes on reinforcing, in the workdir `directory`; see `train.run.run_job`."""
-  tokenizer: Tokenizer = load_tokenizer(job.tokenizer)
+  tokenizer = open_tokenizer(job.tokenizer)
   task = load_task(job.task)
 
   def parts(

@@ -50,15 +50,18 @@ def make_step(
   teacher: Transformer,
   tx: optax.GradientTransformation,
   config: PretrainConfig | None = None,
+  vocab: int | None = None,
 ) -> Step:
   """step(state, teacher_weights, batch_MBT, knobs) -> (state, metrics), compiled; state donated.
 
-  Metrics are those of `pretrain.make_step` and `divergence`: tau^2 KL, nats per token.
-  ConfigError if the vocabularies differ.
+  Metrics are those of `pretrain.make_step` and `divergence`: tau^2 KL, nats per token. `vocab` is
+  how many ids their common tokenizer has; vocabularies padded to different sizes are compared
+  on those. ConfigError if they differ without it.
   """
   config = config or PretrainConfig()
+  padded = student.config.vocab != teacher.config.vocab
   require(
-    student.config.vocab == teacher.config.vocab,
+    not padded or vocab is not None,
     f"The student's vocabulary has {student.config.vocab} tokens, the teacher's "
     f"{teacher.config.vocab}; to distil on logits they must be one, else distil on text.",
   )
@@ -69,9 +72,10 @@ def make_step(
         teacher, teacher_weights, micro.tokens_BT, micro.positions_BT, micro.segments_BT
       )
       _, weight_BT = shift_targets(micro)
+      theirs_DV, ids = head_DV(teacher, teacher_weights), vocab if padded else None
       divergence = tempered_divergence(
-        (hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), head),
-        (out.hidden_BTD.reshape(-1, out.hidden_BTD.shape[-1]), head_DV(teacher, teacher_weights)),
+        (hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), head[:, :ids]),
+        (out.hidden_BTD.reshape(-1, out.hidden_BTD.shape[-1]), theirs_DV[:, :ids]),
         weight_BT.ravel() / jnp.maximum(total, 1),
         knobs.temperature,
         config.loss_chunk,

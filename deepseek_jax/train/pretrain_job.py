@@ -12,7 +12,6 @@ import optax
 from deepseek_jax.config import ComputeConfig, ModelConfig, from_dict, require
 from deepseek_jax.data.config import DataConfig
 from deepseek_jax.data.pipeline import open_batches
-from deepseek_jax.data.tokenizer import load_tokenizer
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.sharding import MeshConfig, shard_batch
 from deepseek_jax.train.loop import Feed, FeedFn, LoopConfig, Position, StepFn
@@ -20,7 +19,12 @@ from deepseek_jax.train.optimizer import OptimizerConfig
 from deepseek_jax.train.pretrain import PretrainConfig, PretrainKnobs, make_step
 from deepseek_jax.train.run import run_job
 from deepseek_jax.train.schedule import Schedule, micro_batches
-from deepseek_jax.train.start import resolve_model, without_unset
+from deepseek_jax.train.start import (
+  open_tokenizer,
+  resolve_model,
+  resolve_tokenizer,
+  without_unset,
+)
 from deepseek_jax.train.state import TrainState
 from deepseek_jax.types import Batch
 
@@ -59,15 +63,22 @@ class PretrainJob:
 def pretrain_job(values: Mapping[str, Any]) -> PretrainJob:
   """The job of a ConfigDict, whose None values stand for defaults."""
   given = without_unset(values)
-  model = resolve_model(given.pop("model", {}), str(given.get("init", "")))
+  init = str(given.get("init", ""))
+  model = resolve_model(given.pop("model", {}), init)
+  given["data"] = data_fields(given.get("data", {}), init)
   return from_dict(PretrainJob, {**given, "model": model})
+
+
+def data_fields(values: Mapping[str, Any], init: str) -> dict[str, Any]:
+  """The fields of `DataConfig`, with the tokenizer of `init` where none is named."""
+  return {**values, "tokenizer": resolve_tokenizer(values.get("tokenizer"), init)}
 
 
 def run_pretrain(
   job: PretrainJob, directory: str | Path, stage: str = ""
 ) -> tuple[TrainState, Position]:
   """Trains, or goes on training, in the workdir `directory`; see `run.run_job`."""
-  tokenizer = load_tokenizer(job.data.tokenizer)
+  tokenizer = open_tokenizer(job.data.tokenizer)
   batches = open_batches(job.data, tokenizer)
 
   def parts(

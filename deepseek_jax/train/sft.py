@@ -14,15 +14,17 @@ import grain
 import optax
 
 from deepseek_jax.config import require
+from deepseek_jax.data.asking import PLAIN, own_form
 from deepseek_jax.data.document import Sample
 from deepseek_jax.data.pipeline import read_samples
 from deepseek_jax.data.samples import SampleBatches
-from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
+from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.train.loop import FeedFn, Position, StepFn
 from deepseek_jax.train.pretrain import PretrainConfig, make_step
-from deepseek_jax.train.pretrain_job import PretrainJob, make_feed, pretrain_job
+from deepseek_jax.train.pretrain_job import PretrainJob, data_fields, make_feed, pretrain_job
 from deepseek_jax.train.run import run_job
+from deepseek_jax.train.start import open_tokenizer
 from deepseek_jax.train.state import TrainState
 
 _NO_LIMIT = 2**31  # steps: the epochs end a fine-tuning that names none
@@ -36,13 +38,22 @@ def sft_job(values: Mapping[str, Any]) -> PretrainJob:
   return pretrain_job(with_answers(values))
 
 
+def own_template(fields: Mapping[str, Any]) -> str:
+  """How the prompts of these fields of `DataConfig` are put: in the tokenizer's own turns, if both
+  are there."""
+  asks = fields.get("source") == "problems" or bool(fields.get("prompt_field"))
+  return own_form(open_tokenizer(fields["tokenizer"])) if asks else PLAIN
+
+
 def with_answers(values: Mapping[str, Any]) -> dict[str, Any]:
   """The values with what fine-tuning sets where they leave it open."""
   given = dict(values)
   given["train"] = _defined(given.get("train"))
   given["train"].setdefault("steps", _NO_LIMIT)
   data = {"packing": "documents", "loss": "answer", "epochs": EPOCHS}
-  given["data"] = {**data, **_defined(given.get("data"))}
+  given["data"] = data_fields({**data, **_defined(given.get("data"))}, str(given.get("init") or ""))
+  if "template" not in given["data"]:
+    given["data"]["template"] = own_template(given["data"])
   require(
     given["data"]["loss"] == "answer",
     f"data.loss is {given['data']['loss']!r}; fine-tuning learns answers: set it to answer.",
@@ -54,7 +65,7 @@ def run_sft(
   job: PretrainJob, directory: str | Path, stage: str = ""
 ) -> tuple[TrainState, Position]:
   """Trains, or goes on training, in the workdir `directory`; see `run.run_job`."""
-  tokenizer = load_tokenizer(job.data.tokenizer)
+  tokenizer = open_tokenizer(job.data.tokenizer)
 
   def step(model: Transformer, tx: optax.GradientTransformation) -> StepFn:
     return make_step(model, tx, PretrainConfig(job.loss_chunk, job.optimizer.ema_decay))

@@ -9,9 +9,11 @@ import optax
 from jax.sharding import Mesh
 
 from deepseek_jax.config import ConfigError, ModelConfig, from_dict, require, to_dict
-from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
+from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer, same_tokens
 from deepseek_jax.hub import safetensors
 from deepseek_jax.hub.gguf import is_gguf, load_gguf, read_gguf_architecture
+from deepseek_jax.hub.gguf_header import read_header
+from deepseek_jax.hub.gguf_tokenizer import gguf_tokenizer
 from deepseek_jax.hub.safetensors import is_pretrained, load_pretrained
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.ops.fp8 import dequantize
@@ -73,6 +75,52 @@ def read_architecture(directory: str | Path) -> ModelConfig:
   if values is None:
     raise ConfigError(f"{directory} is no workdir of a training job; its config has no model.")
   return from_dict(ModelConfig, values, f"{directory}: model")
+
+
+def resolve_tokenizer(name: str | None, init: str) -> str:
+  """The name of a job's tokenizer: `word`, `byte` or where it lies, for `open_tokenizer`.
+
+  A job that starts from a model has that model's; one that starts from nothing `word` unless it
+  names another.
+
+  Raises:
+    ConfigError: `name` is another tokenizer than that of `init`, or there is none.
+  """
+  if not init:
+    return "word" if name is None else name
+  place = tokenizer_place(init)
+  require(bool(place or name), f"config.init {init} brings no tokenizer; name one in the config.")
+  if not place or not name:
+    return place or name or ""
+  require(
+    same_tokens(open_tokenizer(name), open_tokenizer(place)),
+    f"the tokenizer {name!r} is not that of config.init {init}, whose weights know other ids; "
+    "leave it out.",
+  )
+  return name
+
+
+def open_tokenizer(name: str) -> Tokenizer:
+  """As `load_tokenizer`, of a GGUF file too; ConfigError if it brings none."""
+  if not is_gguf(name):
+    return load_tokenizer(name)
+  tokenizer = gguf_tokenizer(read_header(name))
+  require(tokenizer is not None, f"{name} brings no tokenizer; name another.")
+  assert tokenizer is not None
+  return tokenizer
+
+
+def tokenizer_place(directory: str) -> str:
+  """Where the tokenizer of a model lies, or `word` or `byte` where it is one of those; else ""."""
+  path = Path(directory)
+  if is_gguf(path):
+    return directory if gguf_tokenizer(read_header(path)) is not None else ""
+  folder = path if is_pretrained(path) else path / "tokenizer"
+  if not (folder / "tokenizer.json").is_file():
+    return ""
+  found = load_tokenizer(folder)
+  known = [name for name in ("word", "byte") if same_tokens(found, load_tokenizer(name))]
+  return known[0] if known else str(folder)
 
 
 def load_start(

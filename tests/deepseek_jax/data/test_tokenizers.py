@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from deepseek_jax.config import ConfigError
 from deepseek_jax.data.byte_tokenizer import ByteTokenizer
-from deepseek_jax.data.document import Document, make_sample, prompt_tokens
+from deepseek_jax.data.conversation import text_prompt
+from deepseek_jax.data.document import Document, make_sample
 from deepseek_jax.data.problems import ProblemSource
 from deepseek_jax.data.special_tokens import CONTROL, EOS, TAGS
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -143,7 +144,7 @@ def test_hugging_face_files_bring_their_special_tokens(tmp_path):
   tokenizer = load_tokenizer(tmp_path)
   assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (0, 1, 1)
   assert tokenizer.vocab_size == 10  # the highest id counts, gaps included
-  assert prompt_tokens(tokenizer, "hello") == [0, 2]
+  assert text_prompt(tokenizer, "hello").tokens == [0, 2]
   assert make_sample(tokenizer, Document("<think>", "hello")).tokens == [0, 2, 9, 1]
   tokenizer.save(tmp_path / "copy")
   assert load_tokenizer(tmp_path / "copy").encode("hello") == [2]

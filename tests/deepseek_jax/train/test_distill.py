@@ -113,3 +113,28 @@ def test_two_vocabularies_are_refused(models):
   other = teacher.clone(config=dataclasses.replace(TEACHER, vocab=20))
   with pytest.raises(ConfigError, match="vocabulary has 19 tokens, the teacher's 20"):
     make_step(student, other, optax.identity())
+
+
+def test_padded_vocabularies_of_two_sizes_are_matched_without_their_padding(models):
+  """Heads that differ only in columns behind the tokenizer's ids teach the same."""
+  student, weights, teacher, teacher_weights = models
+  wide = Transformer(dataclasses.replace(TEACHER, vocab=24))
+  params = dict(teacher_weights.params)
+  embed_VD, head_DV = params["embed_VD"], params["head_DV"]
+  params["embed_VD"] = jnp.full((24, 12), 3.0).at[:17].set(embed_VD[:17])
+  params["head_DV"] = jnp.full((12, 24), 3.0).at[:, :17].set(head_DV[:, :17])
+  tokens_BT = np.arange(1, 9, dtype=np.int32)[None]
+  ones_BT = np.ones((1, 8), np.int32)
+  positions_BT = np.arange(8, dtype=np.int32)[None]
+  batch = Batch(tokens_BT, positions_BT, ones_BT, ones_BT.astype(np.float32))
+  step = make_step(student, wide, optax.identity(), PretrainConfig(loss_chunk=4), vocab=17)
+  knobs = DistillKnobs(PretrainKnobs(learning_rate=1.0), 1.0, 1.0)
+  state = init_state(jax.tree.map(jnp.copy, weights), optax.identity())
+  padded = dataclasses.replace(teacher_weights, params=params)
+  _, metrics = step(state, padded, jax.tree.map(lambda x: x[None], batch), knobs)
+  mine_NV, theirs_NV = (
+    logits(model, held, tokens_BT)[0, :-1, :17]
+    for model, held in ((student, weights), (teacher, teacher_weights))
+  )
+  expected = naive(mine_NV, theirs_NV, jnp.full(7, 1 / 7), 1.0)
+  np.testing.assert_allclose(metrics["divergence"], expected, rtol=1e-5)

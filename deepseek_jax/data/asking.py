@@ -1,0 +1,83 @@
+"""One way to talk to a model: how it is asked, what it learns, where its answer ends.
+
+A question is asked in a named form: `turns`, a user's message as the model was taught to read it;
+`plain`, the text as it is; or a template of `tasks.templates` around it. `own_form` is the one that
+a model's tokenizer has. Every door asks by `ask`, learns by `learn`, and stops by
+`conversation.stop_ids`; what it asked with is in the run's config or protocol.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from deepseek_jax.config import require
+from deepseek_jax.data.conversation import OPENING, Prompt, chat_prompt, has_turns, text_prompt
+from deepseek_jax.data.hf_tokenizer import HFTokenizer
+from deepseek_jax.data.special_tokens import END_THINK, THINK
+from deepseek_jax.data.tokenizer import Tokenizer
+from deepseek_jax.tasks.templates import apply_template
+
+PLAIN, TURNS = "plain", "turns"
+R1_SAMPLING = {"temperature": 0.6, "top_p": 0.95}  # 2501.12948, section 3
+
+
+def own_form(tokenizer: Tokenizer) -> str:
+  """`turns` where the tokenizer has them, else `plain`."""
+  return TURNS if has_turns(tokenizer) else PLAIN
+
+
+def ask(tokenizer: Tokenizer, question: str, form: str) -> Prompt:
+  """The prompt that asks `question` in a form; ConfigError if there is none of that name."""
+  if form != TURNS:
+    return text_prompt(tokenizer, apply_template(form, question))
+  require(
+    has_turns(tokenizer),
+    "the tokenizer has no form for conversations (no chat template, and not DeepSeek's tokens); "
+    "ask with template plain.",
+  )
+  return chat_prompt(tokenizer, [{"role": "user", "content": question}])
+
+
+def learn(tokenizer: Tokenizer, question: str, answer: str, form: str) -> tuple[list[int], int]:
+  """The tokens of a question with its answer and its end, and how many of them are the prompt.
+
+  In turns they are what the template makes of both, but that a thought is kept: where the prompt
+  opens one, an answer that begins with `<think>` goes on from there, and one without a thought is
+  asked for without. One end token stands behind the answer, whether the text spells it or not.
+  """
+  if form != TURNS:
+    prompt = ask(tokenizer, question, form)
+    tokens, bos = tokenizer.encode(answer), tokenizer.bos_id
+    if not question and bos is not None and tokens[:1] == [bos]:
+      tokens = tokens[1:]
+    return _ended(prompt.tokens, tokens, (tokenizer.eos_id,)), len(prompt.tokens)
+  assert isinstance(tokenizer, HFTokenizer)
+  prompt = ask(tokenizer, question, form)
+  if prompt.opened and END_THINK not in answer:
+    prompt = chat_prompt(tokenizer, [{"role": "user", "content": question}], think=False)
+  elif prompt.opened:
+    answer = answer.lstrip().removeprefix(THINK).lstrip("\n")
+  end = tokenizer.turn_end
+  if not set(end) & set(tokenizer.stop_ids):
+    end = (tokenizer.eos_id,)
+  return _ended(prompt.tokens, tokenizer.encode(answer), end), len(prompt.tokens)
+
+
+def _ended(prompt: list[int], answer: list[int], end: Sequence[int]) -> list[int]:
+  """Prompt, answer and end, of which the answer may spell the first token."""
+  return [*prompt, *(answer[:-1] if answer[-1:] == [end[0]] else answer), *end]
+
+
+def spoken(prompt: Prompt, text: str) -> str:
+  """All that was said, for whoever judges it: a thought that the prompt opened is the answer's."""
+  return OPENING + text if prompt.opened else text
+
+
+def sampling_defaults(tokenizer: Tokenizer | None) -> dict[str, Any]:
+  """`temperature`, `top_p` and `top_k` for talking: the model's own, else R1's (2501.12948, 3)."""
+  fields = tokenizer.generation if isinstance(tokenizer, HFTokenizer) else {}
+  names = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+  own = {name: fields[name] for name in names if isinstance(fields.get(name), (int, float))}
+  if not own:
+    return {**names, **R1_SAMPLING}
+  greedy = {"temperature": 0.0} if fields.get("do_sample") is False else {}
+  return {**names, **own, **greedy}

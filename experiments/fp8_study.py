@@ -27,6 +27,7 @@ from absl import flags
 from deepseek_jax.config import ComputeConfig, require, to_dict
 from deepseek_jax.data.tokenizer import load_tokenizer
 from deepseek_jax.model.transformer import Transformer, init_weights
+from deepseek_jax.seeds import random_key
 from deepseek_jax.train.checkpoint import Checkpointer
 from deepseek_jax.train.loop import Position, TrainingDiverged
 from deepseek_jax.train.metrics import read_metrics
@@ -95,7 +96,7 @@ def begin(job: PretrainJob, directory: Path, moved: bool) -> None:
   try:
     if checkpointer.latest_step() is None:
       weights = jax.jit(init_weights, static_argnums=0)(
-        Transformer(job.model), jax.random.key(job.seed)
+        Transformer(job.model), random_key(job.seed)
       )
       state = init_state(
         with_one_moved(weights) if moved else weights, make_optimizer(job.optimizer)

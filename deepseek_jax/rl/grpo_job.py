@@ -13,6 +13,7 @@ from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.rl.rewards import Transform
 from deepseek_jax.rl.trainer import Reinforcement, RLConfig
+from deepseek_jax.seeds import check_seed
 from deepseek_jax.sharding import MeshConfig
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.train import grpo
@@ -41,6 +42,7 @@ class GRPOJob:
   init: str = ""  # a workdir or Hugging Face directory to start from
 
   def __post_init__(self) -> None:
+    check_seed("seed", self.seed)
     width = self.rl.rollout.width
     require(
       width <= self.model.max_context,

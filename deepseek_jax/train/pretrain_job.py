@@ -14,6 +14,7 @@ from deepseek_jax.data.config import DataConfig
 from deepseek_jax.data.pipeline import open_batches
 from deepseek_jax.data.tokenizer import load_tokenizer
 from deepseek_jax.model.transformer import Transformer
+from deepseek_jax.seeds import check_seed
 from deepseek_jax.sharding import MeshConfig, shard_batch
 from deepseek_jax.train.loop import Feed, FeedFn, LoopConfig, Position, StepFn
 from deepseek_jax.train.optimizer import OptimizerConfig
@@ -43,6 +44,7 @@ class PretrainJob:
   init: str = ""  # a workdir or Hugging Face directory to start from
 
   def __post_init__(self) -> None:
+    check_seed("seed", self.seed)
     require(self.micro_batches > 0, f"micro_batches is {self.micro_batches}; it must be positive.")
     require(
       self.data.length <= self.model.max_context,

@@ -16,6 +16,7 @@ from deepseek_jax.hub.safetensors import is_pretrained, load_pretrained
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.ops.fp8 import dequantize
 from deepseek_jax.presets import preset
+from deepseek_jax.seeds import random_key
 from deepseek_jax.sharding import init_sharded, state_shardings
 from deepseek_jax.train.checkpoint import Checkpointer, load_weights
 from deepseek_jax.train.loop import Position, begin
@@ -122,7 +123,7 @@ def begin_training(
   The beginning is `weights` (which are copied), the weights in the directory `init`, or random
   ones of `seed`; in every case with a fresh optimiser, on the model's mesh.
   """
-  key = jax.random.key(seed)
+  key = random_key(seed)
 
   def fresh(key: jax.Array) -> TrainState:
     return init_state(init_weights(model, key), tx, ema, reference)

@@ -16,7 +16,7 @@ from deepseek_jax.recipe.graph import GRAPH, Node
 from deepseek_jax.recipe.record import Record
 from deepseek_jax.recipe.run import Run
 from deepseek_jax.recipe.summary import Summary
-from deepseek_jax.train.start import resolve_model, without_unset
+from deepseek_jax.train.start import resolve_model
 from deepseek_jax.train.workdir import FREE_FIELDS, Workdir
 
 FREE = (*FREE_FIELDS, "save_every", "log_every")
@@ -24,8 +24,8 @@ _EXPORTED = ("r1", "distilled")
 
 
 def r1_config(values: Mapping[str, Any]) -> R1Config:
-  """The job of a ConfigDict, whose None values stand for defaults."""
-  given = without_unset(values)
+  """The job of a config's values; fields that are not among them have their defaults."""
+  given = dict(values)
   models = {name: resolve_model(given.pop(name, {})) for name in ("teacher", "student")}
   return from_dict(R1Config, {**given, **models})
 

@@ -25,7 +25,7 @@ from deepseek_jax.train import distill, sft
 from deepseek_jax.train.loop import Position, StepFn
 from deepseek_jax.train.pretrain import PretrainConfig, PretrainKnobs, make_step
 from deepseek_jax.train.pretrain_job import PretrainJob
-from deepseek_jax.train.start import load_start, resolve_model, without_unset
+from deepseek_jax.train.start import load_start, resolve_model
 from deepseek_jax.train.state import TrainState
 from deepseek_jax.train.workdir import Workdir, write_atomically
 from deepseek_jax.types import Batch, Weights
@@ -57,9 +57,9 @@ class DistillJob(PretrainJob):
 
 
 def distill_job(values: Mapping[str, Any]) -> DistillJob:
-  """The job of a ConfigDict, whose None values stand for defaults."""
-  given = without_unset(sft.with_answers(values))
-  model = resolve_model(given.pop("model", {}), str(given.get("init", "")))
+  """The job of a config's values; fields that are not among them have their defaults."""
+  given = sft.with_answers(values)
+  model = resolve_model(given.pop("model", {}), given.get("init") or "")
   return from_dict(DistillJob, {**given, "model": model})
 
 

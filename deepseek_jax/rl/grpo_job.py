@@ -20,7 +20,7 @@ from deepseek_jax.train import grpo
 from deepseek_jax.train.loop import FeedFn, LoopConfig, Position, StepFn
 from deepseek_jax.train.optimizer import OptimizerConfig
 from deepseek_jax.train.run import run_job
-from deepseek_jax.train.start import resolve_model, without_unset
+from deepseek_jax.train.start import resolve_model
 from deepseek_jax.train.state import TrainState
 
 
@@ -61,9 +61,9 @@ class GRPOJob:
 
 
 def grpo_job(values: Mapping[str, Any]) -> GRPOJob:
-  """The job of a ConfigDict, whose None values stand for defaults."""
-  given = without_unset(values)
-  model = resolve_model(given.pop("model", {}), str(given.get("init", "")))
+  """The job of a config's values; fields that are not among them have their defaults."""
+  given = dict(values)
+  model = resolve_model(given.pop("model", {}), given.get("init") or "")
   return from_dict(GRPOJob, {"optimizer": {"weight_decay": 0.0}, **given, "model": model})
 
 

@@ -21,7 +21,7 @@ from deepseek_jax.train.optimizer import OptimizerConfig
 from deepseek_jax.train.pretrain import PretrainConfig, PretrainKnobs, make_step
 from deepseek_jax.train.run import run_job
 from deepseek_jax.train.schedule import Schedule, micro_batches
-from deepseek_jax.train.start import resolve_model, without_unset
+from deepseek_jax.train.start import resolve_model
 from deepseek_jax.train.state import TrainState
 from deepseek_jax.types import Batch
 
@@ -59,9 +59,9 @@ class PretrainJob:
 
 
 def pretrain_job(values: Mapping[str, Any]) -> PretrainJob:
-  """The job of a ConfigDict, whose None values stand for defaults."""
-  given = without_unset(values)
-  model = resolve_model(given.pop("model", {}), str(given.get("init", "")))
+  """The job of a config's values; fields that are not among them have their defaults."""
+  given = dict(values)
+  model = resolve_model(given.pop("model", {}), given.get("init") or "")
   return from_dict(PretrainJob, {**given, "model": model})
 
 

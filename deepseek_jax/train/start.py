@@ -26,19 +26,6 @@ from deepseek_jax.train.workdir import read_config
 from deepseek_jax.types import Weights
 
 
-def without_unset(values: Mapping[str, Any]) -> dict[str, Any]:
-  """A nested mapping without its None values, which stand for the library's defaults."""
-  kept: dict[str, Any] = {}
-  for name, value in values.items():
-    if hasattr(value, "items"):
-      inner = without_unset(value)
-      if inner or not value:
-        kept[name] = inner
-    elif value is not None:
-      kept[name] = value
-  return kept
-
-
 def resolve_model(values: Mapping[str, Any], init: str = "") -> ModelConfig:
   """The architecture of `config.model`: a preset's name and the fields that differ from it.
 
@@ -47,7 +34,7 @@ def resolve_model(values: Mapping[str, Any], init: str = "") -> ModelConfig:
   Raises:
     ConfigError: a field is unknown or does not fit the others.
   """
-  changes = without_unset(values)
+  changes = dict(values or {})
   name = changes.pop("preset", "")
   if name:
     base = to_dict(preset(name))

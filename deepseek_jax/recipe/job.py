@@ -38,7 +38,19 @@ def run_r1(config: R1Config, directory: str | Path) -> Summary:
     TrainingDiverged, Terminated: see `train.loop.train`.
   """
   began = time.monotonic()
-  workdir = Workdir(directory, to_dict(config), FREE)
+  with Workdir(directory, to_dict(config), FREE) as workdir:
+    summary = _run(config, workdir)
+  print(summary.text())
+  print(
+    f"\n{time.monotonic() - began:.0f} s in this process. "
+    f"Report: {workdir.path / 'report.html'}. Models: {workdir.path / 'export'}",
+    file=sys.stderr,
+  )
+  return summary
+
+
+def _run(config: R1Config, workdir: Workdir) -> Summary:
+  """Runs what is unfinished, and exports."""
   run = Run(config, workdir.path)
   run.tokenizer.save(workdir.tokenizer)
   records: dict[str, Record] = {}
@@ -53,12 +65,6 @@ def run_r1(config: R1Config, directory: str | Path) -> Summary:
     out = workdir.path / "export" / stage
     if not out.exists():
       save_pretrained(out, run.model_config(node), run.weights(stage), run.tokenizer)
-  print(summary.text())
-  print(
-    f"\n{time.monotonic() - began:.0f} s in this process. "
-    f"Report: {workdir.path / 'report.html'}. Models: {workdir.path / 'export'}",
-    file=sys.stderr,
-  )
   return summary
 
 

@@ -72,9 +72,10 @@ def run_distill(
   teacher = Transformer(config, job.compute)
   weights = jax.device_put(weights)
   if job.data.source == "problems":
-    path = Workdir(directory, to_dict(job)).path / "traces.jsonl"
-    if not path.exists():
-      _write_traces(path, job, teacher, weights, teacher_tokenizer or tokenizer)
+    with Workdir(directory, to_dict(job)) as workdir:
+      path = workdir.path / "traces.jsonl"
+      if not path.exists():
+        _write_traces(path, job, teacher, weights, teacher_tokenizer or tokenizer)
     samples = _read_traces(path, tokenizer)
   else:
     samples = read_samples(job.data, tokenizer)

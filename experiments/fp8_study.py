@@ -27,6 +27,7 @@ from absl import flags
 from deepseek_jax.config import ComputeConfig, require, to_dict
 from deepseek_jax.data.tokenizer import load_tokenizer
 from deepseek_jax.model.transformer import Transformer, init_weights
+from deepseek_jax.paths import local_path
 from deepseek_jax.seeds import random_key
 from deepseek_jax.train.checkpoint import Checkpointer
 from deepseek_jax.train.loop import Position, TrainingDiverged
@@ -57,10 +58,10 @@ def main() -> None:
   """Trains what is not trained yet, and compares."""
   if FLAGS.promotion:
     require(bool(FLAGS.workdir), "--workdir is missing; give --workdir=DIR.")
-    study_promotion(Path(FLAGS.workdir))
+    study_promotion(local_path(FLAGS.workdir))
     return
   values, workdir = program.training_config()
-  job, directory = pretrain_job(values), Path(workdir)
+  job, directory = pretrain_job(values), local_path(workdir)
   for name in FLAGS.runs:
     require(name in RUNS, f"--runs has {name!r}; the runs are {', '.join(RUNS)}.")
   require(not job.init, "config.init is set, but the study makes its own first weights.")

@@ -15,6 +15,7 @@ from deepseek_jax.hub.gguf import is_gguf, load_gguf, read_gguf_architecture
 from deepseek_jax.hub.safetensors import is_pretrained, load_pretrained
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.ops.fp8 import dequantize
+from deepseek_jax.paths import local_path
 from deepseek_jax.presets import preset
 from deepseek_jax.seeds import random_key
 from deepseek_jax.sharding import init_sharded, state_shardings
@@ -47,6 +48,7 @@ def resolve_model(values: Mapping[str, Any], init: str = "") -> ModelConfig:
 
 def read_architecture(directory: str | Path) -> ModelConfig:
   """The architecture of a workdir, a Hugging Face directory or a GGUF file."""
+  directory = local_path(directory)
   if is_gguf(directory):
     return read_gguf_architecture(directory)
   if is_pretrained(directory):
@@ -82,7 +84,7 @@ def load_stored(
   Raises:
     ConfigError: it is none of these, or holds no checkpoint yet.
   """
-  path = Path(directory)
+  path = local_path(directory)
   if is_gguf(path):
     return load_gguf(path, mesh)
   require(path.is_dir(), f"{directory} does not exist; name a workdir or Hugging Face directory.")

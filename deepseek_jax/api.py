@@ -273,7 +273,7 @@ def run_r1(config: Any, directory: str | os.PathLike[str]) -> RunView:
   compilation.use_cache()
   compilation.watch().tell()
   _run_r1(r1_config(config.to_dict()), local_path(directory))
-  return read_run(directory)
+  return read_run(local_path(directory))
 
 
 def expert_chart(load_LE: np.ndarray) -> Picture:

@@ -108,7 +108,10 @@ def begin(
     log.resume(0)
     return create(), Position()
   state, host = checkpointer.restore(abstract)
-  position = Position(**host)
+  try:
+    position = Position(**host)
+  except TypeError as error:
+    raise ConfigError(f"{checkpointer.directory} was not written by a training job.") from error
   log.resume(position.step)
   return state, position
 

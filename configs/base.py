@@ -1,12 +1,13 @@
 """What the configs are small differences from: every field, unset.
 
-An unset field (None) takes the library's default, or in `model` the preset's value. It is here so
-that it has a type and can be given on the command line: --config.model.layers=2.
+An unset field takes the library's default, or in `model` the preset's value. It is here so that it
+has a type and can be given on the command line: --config.model.layers=2. A field that was set to
+None is not unset: --config.optimizer.clip_norm=None does not clip.
 """
 
 from typing import Any
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict, FieldReference
 
 MODEL = {
   "preset": str,
@@ -186,14 +187,53 @@ GRPO = {
 }
 
 
+class Place(FieldReference):
+  """A field of a type and without a value, which knows whether it was ever given one."""
+
+  def __init__(self, kind: type):
+    super().__init__(None, field_type=kind)
+    self.given = False
+
+  def set(self, value: Any, type_safe: bool = True) -> None:
+    """Gives it a value, None included."""
+    super().set(value, type_safe)
+    self.given = True
+
+
+class Section(ConfigDict):
+  """Places of fields, and sections within; what was never set is not in `to_dict`."""
+
+  def __setitem__(self, key: str, value: Any) -> None:
+    if isinstance(self.get(key), Section) and (value is None or isinstance(value, ConfigDict)):
+      del self[key]  # for another section may take its place, or None
+    super().__setitem__(key, value)
+
+  def update(self, *others: Any, **more: Any) -> None:
+    """Sets fields, and fields of sections; a section that is None is none."""
+    for values in (*others, more):
+      nothing = [n for n, v in values.items() if v is None and isinstance(self.get(n), Section)]
+      for name in nothing:
+        self[name] = None
+      super().update({n: v for n, v in values.items() if n not in nothing} if nothing else values)
+
+  def to_dict(
+    self, visit_map: dict | None = None, preserve_field_references: bool = False
+  ) -> dict[str, Any]:
+    """The fields that were set, by their names."""
+    values = super().to_dict(visit_map, preserve_field_references)
+    for name, field in self.iteritems(preserve_field_references=True):
+      unset_place = isinstance(field, Place) and not field.given
+      if unset_place or (isinstance(field, Section) and field and not values[name]):
+        del values[name]
+    return values
+
+
 def unset(fields: dict[str, Any]) -> ConfigDict:
   """A ConfigDict with a typed, empty place for each field."""
-  return ConfigDict(
-    {
-      name: unset(kind) if isinstance(kind, dict) else config_dict.placeholder(kind)
-      for name, kind in fields.items()
-    }
-  )
+  section = Section()
+  for name, kind in fields.items():
+    section[name] = unset(kind) if isinstance(kind, dict) else Place(kind)
+  return section
 
 
 def pretrain(**changes: Any) -> ConfigDict:

@@ -30,6 +30,7 @@ from deepseek_jax.decode.text import stop_strings
 from deepseek_jax.evaluate import charts
 from deepseek_jax.hub.safetensors import is_pretrained, save_pretrained
 from deepseek_jax.model import transformer
+from deepseek_jax.paths import local_path
 from deepseek_jax.recipe.graph import GRAPH, Node
 from deepseek_jax.recipe.job import r1_config
 from deepseek_jax.recipe.job import run_r1 as _run_r1
@@ -195,7 +196,8 @@ class Model:
     shard_bytes: float = 5e9,
   ) -> None:
     """Writes a Hugging Face directory in float32, bfloat16 or fp8; see `save_pretrained`."""
-    save_pretrained(directory, self.config, self.weights, self.tokenizer, dtype, shard_bytes)
+    folder = local_path(directory)
+    save_pretrained(folder, self.config, self.weights, self.tokenizer, dtype, shard_bytes)
 
   def _engine(self, slots: int, steps: int) -> SlotEngine:
     """The engine of the last call if it fits, for it holds the weights prepared."""
@@ -235,7 +237,7 @@ def load(
   """
   compilation.use_cache()
   compilation.watch().tell()
-  folder = Path(path)
+  folder = local_path(path)
   compute = compute or ComputeConfig()
   recipe = folder.is_dir() and not is_pretrained(folder) and "teacher" in read_config(folder)
   if not recipe:
@@ -273,8 +275,8 @@ def run_r1(config: Any, directory: str | os.PathLike[str]) -> RunView:
   """Runs the recipe of a config (`configs.r1_tiny.get_config()`) in a workdir, and reads it."""
   compilation.use_cache()
   compilation.watch().tell()
-  _run_r1(r1_config(config.to_dict()), Path(directory))
-  return read_run(Path(directory))
+  _run_r1(r1_config(config.to_dict()), local_path(directory))
+  return read_run(local_path(directory))
 
 
 def expert_chart(load_LE: np.ndarray) -> Picture:

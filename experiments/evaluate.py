@@ -28,6 +28,7 @@ from deepseek_jax.evaluate.figures import table
 from deepseek_jax.evaluate.file_benchmark import FileBenchmark, load_file_benchmark
 from deepseek_jax.evaluate.report import Report, choose_exhibits, write_report
 from deepseek_jax.evaluate.results import write_results, write_text
+from deepseek_jax.paths import local_path
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.tasks.task import Task
 from experiments import program
@@ -50,12 +51,12 @@ def main() -> None:
   protocols = [dataclasses.replace(protocol, template=template) for protocol in protocols]
   engine = SlotEngine(model.transformer, FLAGS.batch)
   evaluations = evaluate_each(engine, model.weights, model.tokenizer, task, protocols)
-  _write(Path(FLAGS.out), evaluations, time.monotonic() - start)
+  _write(local_path(FLAGS.out), evaluations, time.monotonic() - start)
 
 
 def _task(name: str) -> Task:
   """The benchmark called `name`: a file if there is one, else a task."""
-  if Path(name).is_file() or name.endswith((".json", ".jsonl")):
+  if local_path(name).is_file() or name.endswith((".json", ".jsonl")):
     return load_file_benchmark(name)
   return load_task(name)
 

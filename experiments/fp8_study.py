@@ -27,12 +27,14 @@ from absl import flags
 from deepseek_jax.config import ComputeConfig, require, to_dict
 from deepseek_jax.data.tokenizer import load_tokenizer
 from deepseek_jax.model.transformer import Transformer, init_weights
+from deepseek_jax.paths import local_path
+from deepseek_jax.seeds import random_key
 from deepseek_jax.train.checkpoint import Checkpointer
 from deepseek_jax.train.loop import Position, TrainingDiverged
 from deepseek_jax.train.metrics import read_metrics
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.pretrain_job import PretrainJob, pretrain_job, run_pretrain
-from deepseek_jax.train.state import init_state
+from deepseek_jax.train.state import TrainState, init_state
 from deepseek_jax.train.workdir import Workdir, write_atomically
 from deepseek_jax.types import Weights
 from experiments import program
@@ -56,10 +58,10 @@ def main() -> None:
   """Trains what is not trained yet, and compares."""
   if FLAGS.promotion:
     require(bool(FLAGS.workdir), "--workdir is missing; give --workdir=DIR.")
-    study_promotion(Path(FLAGS.workdir))
+    study_promotion(local_path(FLAGS.workdir))
     return
   values, workdir = program.training_config()
-  job, directory = pretrain_job(values), Path(workdir)
+  job, directory = pretrain_job(values), local_path(workdir)
   for name in FLAGS.runs:
     require(name in RUNS, f"--runs has {name!r}; the runs are {', '.join(RUNS)}.")
   require(not job.init, "config.init is set, but the study makes its own first weights.")
@@ -89,20 +91,22 @@ def train(job: PretrainJob, directory: Path, name: str) -> None:
 def begin(job: PretrainJob, directory: Path, moved: bool) -> None:
   """The first weights as a workdir that jobs start from, made once."""
   job = dataclasses.replace(job, compute=ComputeConfig())
-  workdir = Workdir(directory, to_dict(job))
-  load_tokenizer(job.data.tokenizer).save(workdir.tokenizer)
-  checkpointer = Checkpointer(workdir.checkpoints)
-  try:
-    if checkpointer.latest_step() is None:
-      weights = jax.jit(init_weights, static_argnums=0)(
-        Transformer(job.model), jax.random.key(job.seed)
-      )
-      state = init_state(
-        with_one_moved(weights) if moved else weights, make_optimizer(job.optimizer)
-      )
-      checkpointer.save(0, state, dataclasses.asdict(Position()))
-  finally:
-    checkpointer.close()
+  with Workdir(directory, to_dict(job)) as workdir:
+    load_tokenizer(job.data.tokenizer).save(workdir.tokenizer)
+    checkpointer = Checkpointer(workdir.checkpoints)
+    try:
+      if checkpointer.latest_step() is None:
+        state = first_state(job, moved)
+        checkpointer.save(0, state, dataclasses.asdict(Position()))
+    finally:
+      checkpointer.close()
+
+
+def first_state(job: PretrainJob, moved: bool) -> TrainState:
+  """Random weights and a fresh optimiser."""
+  draw = jax.jit(init_weights, static_argnums=0)
+  weights = draw(Transformer(job.model), random_key(job.seed))
+  return init_state(with_one_moved(weights) if moved else weights, make_optimizer(job.optimizer))
 
 
 def with_one_moved(weights: Weights) -> Weights:

@@ -12,7 +12,6 @@ a preset, such as v3 or v2_lite.
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -20,6 +19,7 @@ from absl import flags
 from deepseek_jax import api
 from deepseek_jax.config import ConfigError, ModelConfig, from_dict
 from deepseek_jax.data.conversation import Message, has_turns
+from deepseek_jax.paths import local_path
 from deepseek_jax.plan.memory import memory_table
 from deepseek_jax.presets import PRESETS, preset
 from deepseek_jax.recipe.graph import GRAPH
@@ -64,7 +64,7 @@ def _prompt(model: api.Model) -> str | list[Message]:
 
 def architecture(model: str, stage: str = "") -> tuple[str, ModelConfig]:
   """Name and architecture of a directory, a file, or the first preset whose name begins so."""
-  path = Path(model)
+  path = local_path(model)
   if not path.exists():
     found = [name for name in PRESETS if name == model or name.startswith(f"{model}_")]
     if not found:

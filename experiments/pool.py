@@ -3,10 +3,9 @@
 python -m experiments.pool --workdirs=runs/r1,runs/r1_seed1,runs/r1_seed2
 """
 
-from pathlib import Path
-
 from absl import flags
 
+from deepseek_jax.paths import local_path
 from deepseek_jax.recipe.pool import pool
 from experiments import program
 
@@ -15,7 +14,7 @@ FLAGS = flags.FLAGS
 
 def main() -> None:
   """Prints the tables of the runs in --workdirs."""
-  print(pool([Path(directory) for directory in FLAGS.workdirs]))
+  print(pool([local_path(directory) for directory in FLAGS.workdirs]))
 
 
 if __name__ == "__main__":

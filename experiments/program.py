@@ -9,6 +9,7 @@
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -30,6 +31,8 @@ flags.DEFINE_string(
 
 def training_flags() -> None:
   """Defines --config, --workdir and --profile_steps."""
+  for kind, parser in ((float, flags.FloatParser()), (int, flags.IntegerParser())):
+    config_flags.register_flag_parser_for_type(kind, _OrNone(parser))
   config_flags.DEFINE_config_file("config", None, "A file with get_config(); see configs/.")
   flags.DEFINE_string("workdir", None, "Where the run is kept; a run found there goes on.")
   flags.DEFINE_string("profile_steps", "", "first-last: trace these steps into the workdir.")
@@ -49,8 +52,24 @@ def training_config() -> tuple[dict, str]:
       f"--config {path} cannot be read; name a file like configs/NAME.py."
     ) from error
   if values.profile_steps:
-    config["train"]["profile_steps"] = values.profile_steps
+    config.setdefault("train", {})["profile_steps"] = values.profile_steps
   return config, values.workdir
+
+
+class _OrNone(flags.ArgumentParser):
+  """A parser of numbers that can be told None, which not every field takes."""
+
+  def __init__(self, parser: flags.ArgumentParser):
+    super().__init__()
+    self._parser = parser
+
+  def parse(self, argument: Any) -> Any:
+    """The number or None."""
+    return None if argument in ("None", "none", "null") else self._parser.parse(argument)
+
+  def flag_type(self) -> str:
+    """What help calls it."""
+    return self._parser.flag_type()
 
 
 def run(main: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 
 from deepseek_jax.config import require
 from deepseek_jax.data.stream import PACKINGS
+from deepseek_jax.seeds import check_seed
 from deepseek_jax.tasks.task import SPLITS
 
 SOURCES = ("problems", "stdlib", "text", "jsonl", "parquet", "hf")
@@ -48,6 +49,7 @@ class DataConfig:
     for name in ("batch", "length"):
       value = getattr(self, name)
       require(value > 0, f"data.{name} is {value}; it must be positive.")
+    check_seed("data.seed", self.seed)
     require(self.epochs >= 0, f"data.epochs is {self.epochs}; it must be 0 (endless) or more.")
     require(
       0.0 <= self.fim_rate <= 1.0,

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from deepseek_jax.config import ConfigError
@@ -10,6 +9,7 @@ from deepseek_jax.data.byte_tokenizer import ByteTokenizer
 from deepseek_jax.data.hf_tokenizer import HFTokenizer
 from deepseek_jax.data.tokenizer_files import KIND_FIELD, read_json
 from deepseek_jax.data.word_tokenizer import WordTokenizer
+from deepseek_jax.paths import local_path
 
 
 @runtime_checkable
@@ -75,7 +75,7 @@ def load_tokenizer(name: str | os.PathLike[str]) -> Tokenizer:
     return WordTokenizer()
   if name == "byte":
     return ByteTokenizer()
-  directory = Path(name)
+  directory = local_path(name)
   if not (directory / "tokenizer.json").is_file():
     raise ConfigError(
       f"tokenizer {str(name)!r} is neither word nor byte nor a directory with a tokenizer.json."

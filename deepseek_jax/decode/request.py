@@ -1,10 +1,11 @@
 """What is asked of an engine, and what it gives back."""
 
 import dataclasses
+import math
 
 import numpy as np
 
-from deepseek_jax.config import require
+from deepseek_jax.config import ConfigError, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,8 @@ class SamplingParams:
   def __post_init__(self) -> None:
     require(self.max_new > 0, f"sampling.max_new is {self.max_new}; it must be positive.")
     require(
-      self.temperature >= 0, f"sampling.temperature is {self.temperature}; it must not be negative."
+      math.isfinite(self.temperature) and self.temperature >= 0,
+      f"sampling.temperature is {self.temperature}; it must be a number that is not negative.",
     )
     require(0 < self.top_p <= 1, f"sampling.top_p is {self.top_p}; it must be in (0, 1].")
     require(self.top_k >= 0, f"sampling.top_k is {self.top_k}; it must not be negative.")
@@ -40,6 +42,21 @@ class Request:
   finish: str = ""  # "" while it goes on, then "stop" or "length"
   told: int = 0  # tokens that were in an event already
   passes: int = 0  # of the model over this request's row, the prompt's not counted
+
+  def take(self, tokens_T: np.ndarray, logprobs_T: np.ndarray) -> None:
+    """Adds new tokens; ConfigError if one was chosen from logits that are not finite.
+
+    Such logits show in the log-probability (`sampling.sample_token`), which comes with the token.
+    """
+    finite_T = np.isfinite(logprobs_T)
+    if not finite_T.all():
+      good = len(self.tokens) + int(finite_T.argmin())
+      raise ConfigError(
+        f"the model's logits are no finite numbers after prompt {self.number} and {good} new "
+        "tokens: its weights are damaged or overflow in their dtype; use another checkpoint."
+      )
+    self.tokens += tokens_T.tolist()
+    self.logprobs += logprobs_T.tolist()
 
   def keep(self, count: int) -> None:
     """Ends the request after its first `count` tokens."""

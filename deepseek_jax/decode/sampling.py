@@ -12,20 +12,34 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from deepseek_jax.seeds import random_key
 
 _BLOCK = 256  # tokens whose probabilities are added up first
 _ONE_BITS = 0x3F800000  # float32 1.0, read as an integer
+_COLD = 1e-3  # temperatures below it are taken from the largest logit, lest the quotient overflow
 
 
-@jax.jit
 def sample_keys(
-  seed: int | jax.Array, step: int | jax.Array, prompts_B: jax.Array, samples_B: jax.Array
+  seed: int,
+  step: int | np.integer,
+  prompts_B: jax.typing.ArrayLike,
+  samples_B: jax.typing.ArrayLike,
 ) -> jax.Array:
   """One key per sample, folded from (seed, step, prompt, sample): keys_B, a typed key array.
 
   Nothing else enters, so a sample is the same in whatever batch, order or process it is drawn.
+  ConfigError unless `seed` is a whole number of 64 bits.
   """
-  key = jax.random.fold_in(jax.random.key(seed), step)
+  return _sample_keys(random_key(seed), step, prompts_B, samples_B)
+
+
+@jax.jit
+def _sample_keys(
+  key: jax.Array, step: jax.Array, prompts_B: jax.Array, samples_B: jax.Array
+) -> jax.Array:
+  key = jax.random.fold_in(key, step)
   return jax.vmap(lambda p, s: jax.random.fold_in(jax.random.fold_in(key, p), s))(
     jnp.asarray(prompts_B), jnp.asarray(samples_B)
   )
@@ -95,8 +109,12 @@ def probabilities(logits_BV: jax.Array, rule: Rule) -> jax.Array:
   greedy_B = rule.temperature_B <= 0
 
   def drawn() -> jax.Array:
-    divisor_B1 = jnp.where(greedy_B, 1.0, rule.temperature_B)[:, None]
-    probs_BV = jax.nn.softmax(logits_BV / divisor_B1, axis=-1)
+    heat_B = jnp.maximum(rule.temperature_B, jnp.finfo(jnp.float32).tiny)
+    divisor_B1 = jnp.where(greedy_B, 1.0, heat_B)[:, None]
+    # Only where it must be, for it rounds otherwise, and samples are to stay what they were.
+    largest_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
+    shift_B1 = jnp.where(divisor_B1 < _COLD, largest_B1, 0.0)
+    probs_BV = jax.nn.softmax((logits_BV - shift_B1) / divisor_B1, axis=-1)
     some_cut = (rule.top_k_B > 0).any() | (rule.top_p_B < 1).any()
     return jax.lax.cond(some_cut, lambda p: _cut(p, rule), lambda p: p, probs_BV)
 
@@ -120,7 +138,8 @@ def sample_token(
 
   `keys_B` are the keys of this token (`token_keys`). The log-probability is the model's own, of the
   logits as they came, before temperature, top-k and nucleus: it is what the training step
-  recomputes, and what a policy gradient's ratio compares.
+  recomputes, and what a policy gradient's ratio compares. It is NaN where a logit is no number or
+  infinite: whoever reads it (`request.Request.take`) refuses the token.
   """
   logits_BV = logits_BV.astype(jnp.float32)
   tokens_B = jax.lax.cond(
@@ -129,7 +148,10 @@ def sample_token(
     lambda: _first(_largest(logits_BV)),
   )
   chosen_B = jnp.take_along_axis(logits_BV, tokens_B[:, None], axis=-1)[:, 0]
-  return tokens_B, chosen_B - jax.nn.logsumexp(logits_BV, axis=-1)
+  # The sum over all is NaN or infinite with any logit but -inf, which the least of them shows.
+  finite_B = jnp.isfinite(jnp.min(logits_BV, axis=-1))
+  logprobs_B = chosen_B - jax.nn.logsumexp(logits_BV, axis=-1)
+  return tokens_B, jnp.where(finite_B, logprobs_B, jnp.nan)
 
 
 def invert(probs_BV: jax.Array, keys_B: jax.Array) -> jax.Array:

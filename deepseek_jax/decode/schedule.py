@@ -134,8 +134,7 @@ class Schedule:
       )  # fmt: skip
     token_B, logprob_B, live_B = jax.device_get((token_B, logprob_B, self._rows.live_B))
     for row, request in entered:
-      request.tokens.append(int(token_B[row]))
-      request.logprobs.append(float(logprob_B[row]))
+      request.take(token_B[row, None], logprob_B[row, None])
     self._close((row for row, _ in entered), live_B)
 
   def _fresh(self, entered: Iterable[tuple[int, Request]]):
@@ -220,8 +219,7 @@ class Schedule:
     for row, request in enumerate(self._owner):
       if request is not None:
         taken_T = emitted.tokens_TB[:, row] >= 0
-        request.tokens += emitted.tokens_TB[taken_T, row].tolist()
-        request.logprobs += emitted.logprobs_TB[taken_T, row].tolist()
+        request.take(emitted.tokens_TB[taken_T, row], emitted.logprobs_TB[taken_T, row])
         request.experts.append(emitted.experts_TLBA[taken_T, :, row].swapaxes(0, 1))
         request.passes += int(taken_T[:: self._drafts + 1].sum())
     self._close(range(len(self._owner)), live_B)

@@ -18,6 +18,7 @@ from deepseek_jax.evaluate import estimators
 from deepseek_jax.evaluate.answers import extract_answer
 from deepseek_jax.evaluate.figures import Figure, figure
 from deepseek_jax.evaluate.reflection import count_reflection
+from deepseek_jax.seeds import check_seed
 from deepseek_jax.tasks.response import thought_of
 from deepseek_jax.tasks.task import Problem, Split, Task
 from deepseek_jax.types import Weights
@@ -47,6 +48,7 @@ class Protocol:
   seed: int = 0
 
   def __post_init__(self) -> None:
+    check_seed("protocol.seed", self.seed)
     require(self.problems > 0, f"protocol.problems is {self.problems}; it must be positive.")
     require(self.samples > 0, f"protocol.samples is {self.samples}; it must be positive.")
     require(

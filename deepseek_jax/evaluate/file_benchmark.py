@@ -3,10 +3,10 @@
 import dataclasses
 import json
 import os
-from pathlib import Path
 
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.evaluate.answers import extract_answer, same_answer
+from deepseek_jax.paths import local_path
 from deepseek_jax.tasks.languages import language_share
 from deepseek_jax.tasks.response import thought_of
 from deepseek_jax.tasks.task import Problem, Score, Split
@@ -36,7 +36,7 @@ class FileBenchmark:
 
 def load_file_benchmark(path: str | os.PathLike[str]) -> FileBenchmark:
   """Reads a benchmark; ConfigError names the line and what is wrong with it."""
-  path = Path(path)
+  path = local_path(path)
   try:
     lines = path.read_text(encoding="utf-8").splitlines()
   except (OSError, UnicodeDecodeError) as error:

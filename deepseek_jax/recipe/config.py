@@ -8,8 +8,11 @@ import dataclasses
 from deepseek_jax.config import ComputeConfig, ModelConfig, require
 from deepseek_jax.rl.rejection import RejectionConfig
 from deepseek_jax.rl.trainer import RLConfig
+from deepseek_jax.seeds import check_seed
 from deepseek_jax.sharding import MeshConfig
 from deepseek_jax.train.optimizer import OptimizerConfig
+
+SEEDS_PER_RUN = 1000  # stage seeds: each stage draws its own problems
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,3 +101,6 @@ class R1Config:
   engine_batch: int = 256
   log_every: int = 1
   save_every: int = 200  # steps or iterations between checkpoints within a stage
+
+  def __post_init__(self) -> None:
+    check_seed("seed", self.seed, 2**64 // SEEDS_PER_RUN)

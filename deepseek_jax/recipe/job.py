@@ -16,7 +16,7 @@ from deepseek_jax.recipe.graph import GRAPH, Node
 from deepseek_jax.recipe.record import Record
 from deepseek_jax.recipe.run import Run
 from deepseek_jax.recipe.summary import Summary
-from deepseek_jax.train.start import resolve_model, without_unset
+from deepseek_jax.train.start import resolve_model
 from deepseek_jax.train.workdir import FREE_FIELDS, Workdir
 
 FREE = (*FREE_FIELDS, "save_every", "log_every")
@@ -24,8 +24,8 @@ _EXPORTED = ("r1", "distilled")
 
 
 def r1_config(values: Mapping[str, Any]) -> R1Config:
-  """The job of a ConfigDict, whose None values stand for defaults."""
-  given = without_unset(values)
+  """The job of a config's values; fields that are not among them have their defaults."""
+  given = dict(values)
   models = {name: resolve_model(given.pop(name, {})) for name in ("teacher", "student")}
   return from_dict(R1Config, {**given, **models})
 
@@ -38,7 +38,19 @@ def run_r1(config: R1Config, directory: str | Path) -> Summary:
     TrainingDiverged, Terminated: see `train.loop.train`.
   """
   began = time.monotonic()
-  workdir = Workdir(directory, to_dict(config), FREE)
+  with Workdir(directory, to_dict(config), FREE) as workdir:
+    summary = _run(config, workdir)
+  print(summary.text())
+  print(
+    f"\n{time.monotonic() - began:.0f} s in this process. "
+    f"Report: {workdir.path / 'report.html'}. Models: {workdir.path / 'export'}",
+    file=sys.stderr,
+  )
+  return summary
+
+
+def _run(config: R1Config, workdir: Workdir) -> Summary:
+  """Runs what is unfinished, and exports."""
   run = Run(config, workdir.path)
   run.tokenizer.save(workdir.tokenizer)
   records: dict[str, Record] = {}
@@ -53,12 +65,6 @@ def run_r1(config: R1Config, directory: str | Path) -> Summary:
     out = workdir.path / "export" / stage
     if not out.exists():
       save_pretrained(out, run.model_config(node), run.weights(stage), run.tokenizer)
-  print(summary.text())
-  print(
-    f"\n{time.monotonic() - began:.0f} s in this process. "
-    f"Report: {workdir.path / 'report.html'}. Models: {workdir.path / 'export'}",
-    file=sys.stderr,
-  )
   return summary
 
 

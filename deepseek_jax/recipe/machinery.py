@@ -10,6 +10,7 @@ from deepseek_jax.config import ModelConfig
 from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.recipe.config import R1Config
+from deepseek_jax.seeds import random_key
 from deepseek_jax.sharding import init_sharded, make_mesh, state_shardings
 from deepseek_jax.train import grpo, pretrain
 from deepseek_jax.train.optimizer import make_optimizer
@@ -40,7 +41,7 @@ class Machinery:
     as the policy that KL is measured against.
     """
     if weights is None:
-      return init_sharded(self._random[reference], self.mesh, jax.random.key(seed))
+      return init_sharded(self._random[reference], self.mesh, random_key(seed))
     return init_sharded(self._first[reference], self.mesh, self.place(weights))
 
   def abstract(self, reference: bool) -> TrainState:

@@ -23,7 +23,13 @@ from deepseek_jax.evaluate.evaluation import (
 )
 from deepseek_jax.plan.flops import forward_flops, train_flops
 from deepseek_jax.recipe.clock import Clock
-from deepseek_jax.recipe.config import PretrainStage, R1Config, ReinforceStage, TuneStage
+from deepseek_jax.recipe.config import (
+  SEEDS_PER_RUN,
+  PretrainStage,
+  R1Config,
+  ReinforceStage,
+  TuneStage,
+)
 from deepseek_jax.recipe.graph import GRAPH, Node
 from deepseek_jax.recipe.ledger import Entry
 from deepseek_jax.recipe.machinery import Machinery
@@ -37,8 +43,6 @@ from deepseek_jax.train.metrics import MetricsLog, read_metrics
 from deepseek_jax.train.progress import Progress
 from deepseek_jax.train.state import TrainState
 from deepseek_jax.types import Weights
-
-_SEEDS_PER_RUN = 1000  # stage seeds: each stage draws its own problems
 
 
 class Run:
@@ -62,7 +66,7 @@ class Run:
     for index, node in enumerate(GRAPH):
       path = self.record_path(node.stage)
       if not path.exists():
-        self._stage(node, self.config.seed * _SEEDS_PER_RUN + index).write(path)
+        self._stage(node, self.config.seed * SEEDS_PER_RUN + index).write(path)
       yield node, read_record(path)
 
   def record_path(self, stage: str) -> Path:

@@ -9,6 +9,7 @@ from deepseek_jax.evaluate import charts
 from deepseek_jax.evaluate.figures import Figure, table
 from deepseek_jax.evaluate.report import Exhibit
 from deepseek_jax.evaluate.results import read_results
+from deepseek_jax.paths import local_path
 from deepseek_jax.recipe.graph import GRAPH
 from deepseek_jax.recipe.pictures import metrics_by_stage
 from deepseek_jax.recipe.record import read_record
@@ -61,7 +62,7 @@ class RunView:
 
 def read_run(directory: str | Path) -> RunView:
   """Reads a workdir of `experiments.r1`; ConfigError if it has no results yet."""
-  directory = Path(directory)
+  directory = local_path(directory)
   results = read_results(directory / "results.json")
   exhibits: list[Exhibit] = []
   for node in GRAPH:

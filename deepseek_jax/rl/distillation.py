@@ -31,7 +31,6 @@ from deepseek_jax.train.start import (
   open_tokenizer,
   resolve_model,
   tokenizer_place,
-  without_unset,
 )
 from deepseek_jax.train.state import TrainState
 from deepseek_jax.train.workdir import Workdir, write_atomically
@@ -64,12 +63,12 @@ class DistillJob(PretrainJob):
 
 
 def distill_job(values: Mapping[str, Any]) -> DistillJob:
-  """The job of a ConfigDict, whose None values stand for defaults."""
-  given = without_unset(sft.with_answers(values))
-  model = resolve_model(given.pop("model", {}), str(given.get("init", "")))
-  traces = given.get("traces", {})
+  """The job of a config's values; those not among them are defaults, or as the models have them."""
+  given = sft.with_answers(values)
+  model = resolve_model(given.pop("model", {}), given.get("init") or "")
+  traces = given.get("traces") or {}
   if given.get("teacher") and "template" not in traces:
-    theirs = _teacher_tokenizer(str(given["teacher"]), given["data"]["tokenizer"])
+    theirs = _teacher_tokenizer(given["teacher"], given["data"]["tokenizer"])
     given["traces"] = {**traces, "template": own_form(theirs)}
   return from_dict(DistillJob, {**given, "model": model})
 
@@ -94,9 +93,10 @@ def run_distill(
   teacher = Transformer(config, job.compute)
   weights = jax.device_put(weights)
   if job.data.source == "problems":
-    path = Workdir(directory, to_dict(job)).path / "traces.jsonl"
-    if not path.exists():
-      _write_traces(path, job, teacher, weights, theirs)
+    with Workdir(directory, to_dict(job)) as workdir:
+      path = workdir.path / "traces.jsonl"
+      if not path.exists():
+        _write_traces(path, job, teacher, weights, theirs)
     samples = _read_traces(path, tokenizer, job.data.template)
   else:
     samples = read_samples(job.data, tokenizer)

@@ -13,6 +13,7 @@ from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.rl.rewards import Transform
 from deepseek_jax.rl.trainer import Reinforcement, RLConfig
+from deepseek_jax.seeds import check_seed
 from deepseek_jax.sharding import MeshConfig
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.train import grpo
@@ -23,7 +24,6 @@ from deepseek_jax.train.start import (
   open_tokenizer,
   resolve_model,
   resolve_tokenizer,
-  without_unset,
 )
 from deepseek_jax.train.state import TrainState
 
@@ -46,6 +46,7 @@ class GRPOJob:
   init: str = ""  # a workdir or Hugging Face directory to start from
 
   def __post_init__(self) -> None:
+    check_seed("seed", self.seed)
     width = self.rl.rollout.width
     require(
       width <= self.model.max_context,
@@ -64,15 +65,15 @@ class GRPOJob:
 
 
 def grpo_job(values: Mapping[str, Any]) -> GRPOJob:
-  """The job of a ConfigDict, whose None values stand for defaults: tokenizer and form of `init`."""
-  given = without_unset(values)
-  init = str(given.get("init", ""))
+  """The job of a config's values; those not among them are defaults, or as `init` has them."""
+  given, init = dict(values), values.get("init") or ""
   model = resolve_model(given.pop("model", {}), init)
   given["tokenizer"] = resolve_tokenizer(given.get("tokenizer"), init)
-  rollout = dict(given.get("rl", {}).get("rollout", {}))
+  rl = given.get("rl") or {}
+  rollout = dict(rl.get("rollout") or {})
   if "template" not in rollout:
     rollout["template"] = own_form(open_tokenizer(given["tokenizer"]))
-  given["rl"] = {**given.get("rl", {}), "rollout": rollout}
+  given["rl"] = {**rl, "rollout": rollout}
   return from_dict(GRPOJob, {"optimizer": {"weight_decay": 0.0}, **given, "model": model})
 
 

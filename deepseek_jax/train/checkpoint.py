@@ -5,15 +5,18 @@ nothing else), `training` (the rest of the state: optimiser, step, moving averag
 `host`, a JSON object with what Python knows: tokens as an exact integer, the data position,
 counters. Orbax writes it beside its place and renames it, so a killed process leaves the
 checkpoints before it untouched.
+
+Where the newest is damaged all the same, the newest that is whole is read in its place, and told.
 """
 
 import dataclasses
 import errno
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +27,11 @@ from deepseek_jax.config import ConfigError, require
 from deepseek_jax.train.state import TrainState
 from deepseek_jax.types import Weights
 
+T = TypeVar("T")
 _ITEMS = ("weights", "training", "host")
 _TEMPORARY = ".orbax-checkpoint-tmp"
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OSError)  # what reading one may raise
+_NOISE = ("Event loop is closed", "Encountered error while reading array")
 _FULL = ("No space left", "RESOURCE_EXHAUSTED", "File too large", "Disk quota")
 
 
@@ -74,32 +80,46 @@ class Checkpointer:
   def restore(
     self, abstract: TrainState, step: int | None = None
   ) -> tuple[TrainState, dict[str, Any]]:
-    """The newest state (or that of `step`) and its host object.
+    """The newest state that is whole (or that of `step`) and its host object.
 
     `abstract` has the arrays' shapes, dtypes and shardings, e.g. of `jax.eval_shape`; arrays are
-    read straight onto their devices. A state saved on one mesh may be read on another.
+    read straight onto their devices. A state saved on one mesh may be read on another. Damaged
+    checkpoints before which one is whole are put aside as STEP.damaged, and the run saves anew.
 
     Raises:
       ConfigError: no such checkpoint, or one of another model.
     """
-    step = self.latest_step() if step is None else step
-    if step is None or not self.path(step).is_dir():
-      raise ConfigError(f"{self.directory} has no checkpoint{'' if step is None else f' {step}'}.")
-    try:
-      found = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-          weights=ocp.args.StandardRestore(_without_empty(abstract.weights)),
-          training=ocp.args.StandardRestore(_without_empty(_training(abstract))),
-          host=ocp.args.JsonRestore(),
-        ),
-      )
-    except (ValueError, KeyError, TypeError) as error:
-      raise ConfigError(
-        f"{self.path(step)} does not hold the state this run needs ({_first_line(error)})."
-      ) from error
+
+    def read(step: int) -> tuple[TrainState, dict[str, Any]]:
+      return self._read(abstract, step)
+
+    used, found = _newest_whole(self.directory, self._manager.all_steps(), step, read)
+    if step is None:
+      self._put_aside([other for other in self._manager.all_steps() if other > used])
+    return found
+
+  def _read(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
+    """The state and the host object of one checkpoint."""
+    found = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        weights=ocp.args.StandardRestore(_without_empty(abstract.weights)),
+        training=ocp.args.StandardRestore(_without_empty(_training(abstract))),
+        host=ocp.args.JsonRestore(),
+      ),
+    )
     state = TrainState(found["weights"], **found["training"])
     return _with_empty(state, abstract), found["host"]
+
+  def _put_aside(self, steps: list[int]) -> None:
+    """Renames damaged checkpoints, so that theirs are no longer the newest steps."""
+    for step in steps:
+      aside = self.directory / f"{step}.damaged"
+      shutil.rmtree(aside, ignore_errors=True)
+      self.path(step).rename(aside)
+      print(f"The damaged checkpoint is kept as {aside}.", file=sys.stderr, flush=True)
+    if steps:
+      self._manager.reload()
 
   def wait(self) -> None:
     """Returns when everything is on disk; ConfigError if the disk is full."""
@@ -132,7 +152,7 @@ class Checkpointer:
 
 
 def load_weights(directory: str | Path, step: int | None = None) -> Weights:
-  """The weights of a run's newest checkpoint (or that of `step`), as numpy arrays on the host.
+  """The weights of a run's newest whole checkpoint (or that of `step`), as numpy on the host.
 
   Raises:
     ConfigError: `directory`, a run's checkpoints/, holds none.
@@ -146,15 +166,66 @@ def load_weights(directory: str | Path, step: int | None = None) -> Weights:
   }
   options = ocp.CheckpointManagerOptions(read_only=True)
   with ocp.CheckpointManager(directory, options=options, item_handlers=handlers) as manager:
-    step = manager.latest_step() if step is None else step
-    if step is None or step not in manager.all_steps():
-      raise ConfigError(f"{directory} has no checkpoint{'' if step is None else f' {step}'}.")
-    saved = manager.item_metadata(step)["weights"]
-    abstract = jax.tree.map(lambda m: np.empty(m.shape, m.dtype), saved.tree)
-    args = ocp.args.Composite(weights=ocp.args.StandardRestore(abstract))
-    tree = manager.restore(step, args=args)["weights"]
+
+    def read(step: int) -> Any:
+      saved = manager.item_metadata(step)["weights"]
+      abstract = jax.tree.map(lambda m: np.empty(m.shape, m.dtype), saved.tree)
+      args = ocp.args.Composite(weights=ocp.args.StandardRestore(abstract))
+      return manager.restore(step, args=args)["weights"]
+
+    _, tree = _newest_whole(directory, manager.all_steps(), step, read)
   bias_LE = tree["router_bias_LE"]
   return Weights(tree["params"], jnp.zeros((0, 0)) if bias_LE is None else bias_LE)
+
+
+def _newest_whole(
+  directory: Path, steps: Iterable[int], wanted: int | None, read: Callable[[int], T]
+) -> tuple[int, T]:
+  """The newest step (or the one that is wanted) that can be read, and what `read` gave.
+
+  Those that cannot are told. ConfigError where none can, about the first of them.
+  """
+  there = sorted(steps, reverse=True) if wanted is None else [s for s in steps if s == wanted]
+  if not there:
+    raise ConfigError(f"{directory} has no checkpoint{'' if wanted is None else f' {wanted}'}.")
+  _hush()
+  failures: list[tuple[int, Exception]] = []
+  for step in there:
+    try:
+      found = read(step)
+    except _DAMAGE as error:
+      failures.append((step, error))
+      continue
+    for bad, why in failures:
+      print(
+        f"{directory / str(bad)} is damaged ({_first_line(why)}); {directory / str(step)} is "
+        "whole and used in its place.",
+        file=sys.stderr,
+        flush=True,
+      )
+    return step, found
+  newest, reason = failures[0]
+  raise ConfigError(
+    f"{directory / str(newest)} does not hold the state this run needs ({_first_line(reason)}), "
+    f"nor does any other in {directory}; put a copy back that is whole and of this model, or delete "
+    "the folder to begin anew."
+  ) from reason
+
+
+def _hush() -> None:
+  """Keeps threads that were reading a damaged array from printing tracebacks of their own."""
+
+  def filtered(hook: Callable[..., Any], error_of: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any) -> None:
+      if not any(noise in str(error_of(*args)) for noise in _NOISE):
+        hook(*args)
+
+    return call
+
+  if not hasattr(_hush, "done"):
+    sys.excepthook = filtered(sys.excepthook, lambda kind, error, trace: error)
+    sys.unraisablehook = filtered(sys.unraisablehook, lambda unraisable: unraisable.exc_value)
+    _hush.done = True  # type: ignore[attr-defined]
 
 
 def _without_empty(tree: Any) -> Any:
@@ -188,4 +259,4 @@ def disk_is_full(error: BaseException) -> bool:
 
 def _first_line(error: BaseException) -> str:
   text = str(error).strip()
-  return (text.splitlines() or [type(error).__name__])[0][:200]
+  return (text.splitlines() or [type(error).__name__])[0][:120]

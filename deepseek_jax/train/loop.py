@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from deepseek_jax.config import require
+from deepseek_jax.config import ConfigError, require
 from deepseek_jax.train.checkpoint import Checkpointer
 from deepseek_jax.train.metrics import MetricsLog
 from deepseek_jax.train.progress import Progress
@@ -108,7 +108,10 @@ def begin(
     log.resume(0)
     return create(), Position()
   state, host = checkpointer.restore(abstract)
-  position = Position(**host)
+  try:
+    position = Position(**host)
+  except TypeError as error:
+    raise ConfigError(f"{checkpointer.directory} was not written by a training job.") from error
   log.resume(position.step)
   return state, position
 
@@ -141,6 +144,9 @@ def train(
         fed = feed(position, state)
       except StopIteration:
         break
+      except ConfigError:
+        run.read()  # if the step before has diverged, so will have what is sampled from it
+        raise
       trace.before(position.step + 1, state)
       state, metrics = step(state, fed.batch, fed.knobs)
       position = dataclasses.replace(

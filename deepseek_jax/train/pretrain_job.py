@@ -13,6 +13,7 @@ from deepseek_jax.config import ComputeConfig, ModelConfig, from_dict, require
 from deepseek_jax.data.config import DataConfig
 from deepseek_jax.data.pipeline import open_batches
 from deepseek_jax.model.transformer import Transformer
+from deepseek_jax.seeds import check_seed
 from deepseek_jax.sharding import MeshConfig, shard_batch
 from deepseek_jax.train.loop import Feed, FeedFn, LoopConfig, Position, StepFn
 from deepseek_jax.train.optimizer import OptimizerConfig
@@ -23,7 +24,6 @@ from deepseek_jax.train.start import (
   open_tokenizer,
   resolve_model,
   resolve_tokenizer,
-  without_unset,
 )
 from deepseek_jax.train.state import TrainState
 from deepseek_jax.types import Batch
@@ -47,6 +47,7 @@ class PretrainJob:
   init: str = ""  # a workdir or Hugging Face directory to start from
 
   def __post_init__(self) -> None:
+    check_seed("seed", self.seed)
     require(self.micro_batches > 0, f"micro_batches is {self.micro_batches}; it must be positive.")
     require(
       self.data.length <= self.model.max_context,
@@ -61,11 +62,10 @@ class PretrainJob:
 
 
 def pretrain_job(values: Mapping[str, Any]) -> PretrainJob:
-  """The job of a ConfigDict, whose None values stand for defaults."""
-  given = without_unset(values)
-  init = str(given.get("init", ""))
+  """The job of a config's values; those not among them are defaults, or as `init` has them."""
+  given, init = dict(values), values.get("init") or ""
   model = resolve_model(given.pop("model", {}), init)
-  given["data"] = data_fields(given.get("data", {}), init)
+  given["data"] = data_fields(given.get("data") or {}, init)
   return from_dict(PretrainJob, {**given, "model": model})
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 import optax
+from jax.sharding import Mesh
 
 from deepseek_jax.config import ComputeConfig, ModelConfig, require, to_dict
 from deepseek_jax.data.tokenizer import Tokenizer
@@ -62,7 +63,20 @@ def run_job(
     f"model.vocab is {job.model.vocab}, but the tokenizer has {tokenizer.vocab_size} ids.",
   )
   mesh = make_mesh(job.mesh) if job.mesh.devices > 1 else None
-  workdir = Workdir(directory, to_dict(job))
+  with Workdir(directory, to_dict(job)) as workdir:
+    return _run(job, tokenizer, workdir, mesh, parts, reference, stage)
+
+
+def _run(
+  job: Job,
+  tokenizer: Tokenizer,
+  workdir: Workdir,
+  mesh: Mesh | None,
+  parts: Parts,
+  reference: bool,
+  stage: str,
+) -> tuple[TrainState, Position]:
+  """Trains in a workdir that is ours."""
   tokenizer.save(workdir.tokenizer)
   model = Transformer(job.model, job.compute, mesh)
   tx = make_optimizer(job.optimizer)

@@ -34,7 +34,7 @@ MakeStep = Callable[[Transformer, optax.GradientTransformation], StepFn]
 
 
 def sft_job(values: Mapping[str, Any]) -> PretrainJob:
-  """The job of a ConfigDict: that of pre-training, with `data.epochs` for `train.steps`."""
+  """The job of a config's values: that of pre-training, with `data.epochs` for `train.steps`."""
   return pretrain_job(with_answers(values))
 
 
@@ -48,10 +48,9 @@ def own_template(fields: Mapping[str, Any]) -> str:
 def with_answers(values: Mapping[str, Any]) -> dict[str, Any]:
   """The values with what fine-tuning sets where they leave it open."""
   given = dict(values)
-  given["train"] = _defined(given.get("train"))
-  given["train"].setdefault("steps", _NO_LIMIT)
+  given["train"] = {"steps": _NO_LIMIT, **(given.get("train") or {})}
   data = {"packing": "documents", "loss": "answer", "epochs": EPOCHS}
-  given["data"] = data_fields({**data, **_defined(given.get("data"))}, str(given.get("init") or ""))
+  given["data"] = data_fields({**data, **(given.get("data") or {})}, given.get("init") or "")
   if "template" not in given["data"]:
     given["data"]["template"] = own_template(given["data"])
   require(
@@ -94,8 +93,3 @@ def tune(
     return make(model, tx), make_feed(job, batches, position, model.mesh)
 
   return run_job(job, tokenizer, directory, parts, stage=stage)
-
-
-def _defined(values: Mapping[str, Any] | None) -> dict[str, Any]:
-  """A section of the config without its unset fields."""
-  return {name: value for name, value in (values or {}).items() if value is not None}

@@ -17,7 +17,9 @@ from deepseek_jax.hub.gguf_tokenizer import gguf_tokenizer
 from deepseek_jax.hub.safetensors import is_pretrained, load_pretrained
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.ops.fp8 import dequantize
+from deepseek_jax.paths import local_path
 from deepseek_jax.presets import preset
+from deepseek_jax.seeds import random_key
 from deepseek_jax.sharding import init_sharded, state_shardings
 from deepseek_jax.train.checkpoint import Checkpointer, load_weights
 from deepseek_jax.train.loop import Position, begin
@@ -25,19 +27,6 @@ from deepseek_jax.train.metrics import MetricsLog
 from deepseek_jax.train.state import TrainState, abstract_state, init_state
 from deepseek_jax.train.workdir import read_config
 from deepseek_jax.types import Weights
-
-
-def without_unset(values: Mapping[str, Any]) -> dict[str, Any]:
-  """A nested mapping without its None values, which stand for the library's defaults."""
-  kept: dict[str, Any] = {}
-  for name, value in values.items():
-    if hasattr(value, "items"):
-      inner = without_unset(value)
-      if inner or not value:
-        kept[name] = inner
-    elif value is not None:
-      kept[name] = value
-  return kept
 
 
 def resolve_model(values: Mapping[str, Any], init: str = "") -> ModelConfig:
@@ -48,7 +37,7 @@ def resolve_model(values: Mapping[str, Any], init: str = "") -> ModelConfig:
   Raises:
     ConfigError: a field is unknown or does not fit the others.
   """
-  changes = without_unset(values)
+  changes = dict(values or {})
   name = changes.pop("preset", "")
   if name:
     base = to_dict(preset(name))
@@ -61,6 +50,7 @@ def resolve_model(values: Mapping[str, Any], init: str = "") -> ModelConfig:
 
 def read_architecture(directory: str | Path) -> ModelConfig:
   """The architecture of a workdir, a Hugging Face directory or a GGUF file."""
+  directory = local_path(directory)
   if is_gguf(directory):
     return read_gguf_architecture(directory)
   if is_pretrained(directory):
@@ -142,7 +132,7 @@ def load_stored(
   Raises:
     ConfigError: it is none of these, or holds no checkpoint yet.
   """
-  path = Path(directory)
+  path = local_path(directory)
   if is_gguf(path):
     return load_gguf(path, mesh)
   require(path.is_dir(), f"{directory} does not exist; name a workdir or Hugging Face directory.")
@@ -170,7 +160,7 @@ def begin_training(
   The beginning is `weights` (which are copied), the weights in the directory `init`, or random
   ones of `seed`; in every case with a fresh optimiser, on the model's mesh.
   """
-  key = jax.random.key(seed)
+  key = random_key(seed)
 
   def fresh(key: jax.Array) -> TrainState:
     return init_state(init_weights(model, key), tx, ema, reference)

@@ -3,16 +3,24 @@
 config.json is the run's whole configuration with every default written out, so that a directory
 is resumed only by the run that made it. Fields that change how long or where a run goes, not what
 it computes at a step, are free.
+
+One process at a time trains in a directory. It holds the operating system's lock on W/.lock, which
+goes with the process however that ends, so that a killed run can go on at once; W/.holder says
+which process it is. Whoever only reads a workdir needs no lock.
 """
 
 import fnmatch
 import json
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from deepseek_jax.config import ConfigError, require
+from deepseek_jax.paths import local_path
 
 # Patterns of dotted field names: total steps, logging and saving, evaluation size, mesh.
 FREE_FIELDS = (
@@ -25,21 +33,47 @@ FREE_FIELDS = (
   "*evaluation.*",
   "*mesh.*",
 )
+_GROWING = ("*rollout.width",)  # free to grow: a longer prompt finds room, the others are as before
 _NAMED = 5  # differing fields named in a message
 
 
 class Workdir:
-  """A run's directory, claimed for one configuration.
+  """A run's directory, claimed for one configuration, and for this process until it is closed.
 
   Raises:
-    ConfigError: it belongs to another configuration; the message names the fields that differ.
+    ConfigError: it belongs to another configuration; the message names the fields that differ. Or
+      another run is at work in it; the message names its process.
   """
 
   def __init__(
     self, path: str | Path, config: Mapping[str, Any], free: Sequence[str] = FREE_FIELDS
   ):
-    self.path = Path(path).absolute()
-    _claim(self.path, json.loads(json.dumps(config)), free)
+    self.path = local_path(path).absolute()
+    given = json.loads(json.dumps(config))
+    _check(self.path, given, free)
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      self._lock = _locked(self.path)
+      try:
+        _check(self.path, given, free)  # for who had the lock may have made it theirs
+        write_atomically(self.path / "config.json", json.dumps(given, indent=2) + "\n")
+      except BaseException:
+        self.close()
+        raise
+    except OSError as error:
+      raise ConfigError(
+        f"--workdir {self.path} cannot be written ({error.strerror}); name another."
+      ) from error
+
+  def close(self) -> None:
+    """Lets other processes have it."""
+    self._lock.release()
+
+  def __enter__(self) -> "Workdir":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
 
   @property
   def checkpoints(self) -> Path:
@@ -59,7 +93,7 @@ class Workdir:
 
 def read_config(path: str | Path) -> dict[str, Any]:
   """The config.json of a run's directory; ConfigError where it has none."""
-  file = Path(path) / "config.json"
+  file = local_path(path) / "config.json"
   require(file.is_file(), f"{path} is no workdir: it has no config.json.")
   try:
     return json.loads(file.read_text(encoding="utf-8"))
@@ -72,7 +106,8 @@ def write_atomically(path: str | Path, text: str) -> None:
   path = Path(path)
   beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
-    with open(beside, "w", encoding="utf-8") as file:
+    # Half a surrogate pair, which a path or a prompt may hold, is no text that a file can.
+    with open(beside, "w", encoding="utf-8", errors="replace") as file:
       file.write(text)
       file.flush()
       os.fsync(file.fileno())
@@ -82,29 +117,34 @@ def write_atomically(path: str | Path, text: str) -> None:
     raise
 
 
-def _claim(path: Path, config: dict[str, Any], free: Sequence[str]) -> None:
-  """Writes config.json, after comparing it to the one there is."""
-  file = path / "config.json"
-  if file.exists():
-    old = read_config(path)
-    if old == config:
-      return
-    _compare(path, dict(_flatten(old)), dict(_flatten(config)), free)
-  else:
-    require(
-      not path.exists() or path.is_dir(), f"--workdir {path} is a file; name a directory for it."
-    )
-    require(
-      not (path / "checkpoints").exists(),
-      f"{path} has checkpoints but no config.json; name another --workdir.",
-    )
+def _locked(path: Path) -> FileLock:
+  """The lock on a directory, held; ConfigError names the process that has it."""
+  lock, holder = FileLock(path / ".lock"), path / ".holder"
   try:
-    path.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, json.dumps(config, indent=2) + "\n")
-  except OSError as error:
+    lock.acquire(timeout=0)
+  except Timeout as error:
+    by = holder.read_text(encoding="utf-8").strip() if holder.is_file() else "another process"
     raise ConfigError(
-      f"--workdir {path} cannot be written ({error.strerror}); name another."
+      f"{path} is in use by {by}; wait for its end, or name another --workdir."
     ) from error
+  write_atomically(holder, f"process {os.getpid()} on {socket.gethostname()}\n")
+  return lock
+
+
+def _check(path: Path, config: dict[str, Any], free: Sequence[str]) -> None:
+  """ConfigError where a directory is no workdir, or that of another configuration."""
+  if (path / "config.json").exists():
+    old = read_config(path)
+    if old != config:
+      _compare(path, dict(_flatten(old)), dict(_flatten(config)), free)
+    return
+  require(
+    not path.exists() or path.is_dir(), f"--workdir {path} is a file; name a directory for it."
+  )
+  require(
+    not (path / "checkpoints").exists(),
+    f"{path} has checkpoints but no config.json; name another --workdir.",
+  )
 
 
 def _compare(
@@ -116,6 +156,7 @@ def _compare(
     for name in sorted(old.keys() | new.keys())
     if old.get(name, absent) != new.get(name, absent)
     and not any(fnmatch.fnmatchcase(name, pattern) for pattern in free)
+    and not _has_grown(name, old.get(name), new.get(name))
   ]
   more = f", and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
   require(
@@ -123,6 +164,12 @@ def _compare(
     f"{path} belongs to a run of another config: {'; '.join(differing[:_NAMED])}{more}; "
     "name another --workdir or give these fields their old values.",
   )
+
+
+def _has_grown(name: str, old: Any, new: Any) -> bool:
+  """Whether a field is one that may grow, and has."""
+  growing = any(fnmatch.fnmatchcase(name, pattern) for pattern in _GROWING)
+  return growing and isinstance(old, int) and isinstance(new, int) and new > old
 
 
 def _flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import importlib
+import json
 import typing
 from pathlib import Path
 
 import pytest
 
 from configs import base, r1_base
-from deepseek_jax.config import ConfigError, GQAConfig, MLAConfig
+from deepseek_jax.config import ConfigError, GQAConfig, MLAConfig, to_dict
 from deepseek_jax.presets import preset
 from deepseek_jax.recipe.config import R1Config
 from deepseek_jax.recipe.job import r1_config
@@ -114,3 +115,25 @@ def test_r1_configs_make_jobs(name):
   made = r1_config(importlib.import_module(f"configs.{name}").get_config().to_dict())
   assert made.teacher.moe.selection_bias and made.teacher.mtp_depth == 1
   assert made.student.moe is None
+
+
+def test_none_can_be_said_and_is_not_unset():
+  assert job("pretrain_tiny").optimizer.clip_norm == 1.0
+  made = job(
+    "pretrain_tiny",
+    optimizer={"clip_norm": None},
+    model={"attention": {"q_latent": None}, "moe": None},
+  )
+  assert made.optimizer.clip_norm is None
+  assert made.model.attention.q_latent is None and made.model.moe is None
+  assert json.loads(json.dumps(to_dict(made)))["optimizer"]["clip_norm"] is None
+  with pytest.raises(ConfigError, match="config.train.steps is None"):
+    job("pretrain_tiny", train={"steps": None})
+
+
+def test_what_was_never_set_is_not_among_a_configs_values():
+  assert base.unset(base.GRPO).to_dict() == {}
+  config = base.pretrain(train={"steps": 3})
+  assert config.to_dict() == {"train": {"steps": 3}}
+  config.seed = None
+  assert config.to_dict() == {"train": {"steps": 3}, "seed": None}

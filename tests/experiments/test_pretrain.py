@@ -92,6 +92,8 @@ TINY = "--config=configs/pretrain_tiny.py"
 TEXT = "--config.data.source=text"
 BAD = {  # the mistake, and what its sentence must name
   "unknown field": ([TINY, "--config.train.stepz=3"], "stepz"),
+  "no such number": ([TINY, "--config.train.steps=None"], "config.train.steps is None"),
+  "negative seed": ([TINY, "--config.seed=-1"], "seed is -1"),
   "wrong type": ([TINY, "--config.train.steps=many"], "config.train.steps"),
   "impossible shape": ([TINY, "--config.model.moe.top_k=99"], "moe.top_k"),
   "no config": ([], "--config"),

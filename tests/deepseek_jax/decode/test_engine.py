@@ -211,3 +211,24 @@ def test_prepared_weights_are_kept_while_the_weights_live():
   assert first.params["head_DV"].outputs_first is first.params["embed_VD"]
   assert engine._prepared(dataclasses.replace(weights)) is not first  # and dies at once
   assert not engine._held
+
+
+@pytest.mark.parametrize("drafts", [0, 1])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_weights_that_give_no_numbers_are_an_error(decoding_mini, draw, drafts, temperature):
+  model, weights = decoding_mini("v3")
+  params = {**weights.params, "norm_D": weights.params["norm_D"].at[3].set(jnp.nan)}
+  engine = SlotEngine(model, slots=4, drafts=drafts)
+  with pytest.raises(ConfigError, match="after prompt 0 and 0 new tokens"):
+    draw(engine, Weights(params, weights.router_bias_LE), [[1, 2]], SamplingParams(8, temperature))
+
+
+def test_a_number_that_overflows_later_is_an_error_too(decoding_mini, draw):
+  model, weights = decoding_mini("v3")
+  engine = SlotEngine(model, slots=4)
+  first = draw(engine, weights, [[1, 2]], SamplingParams(8, 0.0)).completion(0)
+  second = next(token for token in first if token not in (1, 2))  # read once it was written
+  embedding = next(name for name in weights.params if name.startswith("embed"))
+  params = {**weights.params, embedding: weights.params[embedding].at[second, 0].set(jnp.inf)}
+  with pytest.raises(ConfigError, match="no finite numbers after prompt 0 and [1-9] new"):
+    draw(engine, Weights(params, weights.router_bias_LE), [[1, 2]], SamplingParams(8, 0.0))

@@ -142,3 +142,21 @@ def test_each_row_has_its_own_rule():
     alone, alone_logprobs = sample_token(logits, keys, *kind)
     np.testing.assert_array_equal(mixed[k::5], alone[k::5])
     np.testing.assert_allclose(logprobs[k::5], alone_logprobs[k::5], atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-4, 1e-10, 1e-30, 1e-37, 1e-39, 1e-45])
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_a_temperature_near_nothing_gives_the_greedy_tokens(temperature, top_p):
+  logits = jax.random.normal(jax.random.key(0), (5, 600)) * 5
+  keys = sampling.sample_keys(0, 0, jnp.arange(5), jnp.zeros(5, int))
+  tokens, _ = sample_token(logits, keys, temperature, top_p)
+  assert tokens.tolist() == jnp.argmax(logits, axis=-1).tolist()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_logit_that_is_no_finite_number_shows_in_the_log_probability(bad, temperature):
+  logits = jnp.zeros((2, 9)).at[1, 4].set(bad)
+  keys = sampling.sample_keys(0, 0, jnp.arange(2), jnp.zeros(2, int))
+  _, logprobs = sample_token(logits, keys, temperature, 1.0)
+  assert np.isfinite(logprobs).tolist() == [True, False]

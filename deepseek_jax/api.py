@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deepseek_jax import compilation
+from deepseek_jax.by_name import model_path
 from deepseek_jax.config import ComputeConfig, ConfigError, ModelConfig, from_dict, require
 from deepseek_jax.data.asking import sampling_defaults
 from deepseek_jax.data.conversation import Message, chat_prompt, stop_ids, text_prompt
@@ -222,7 +223,7 @@ def load(
   compute: ComputeConfig | None = None,
   dtype: str = "float32",
 ) -> Model:
-  """The model in a workdir, a Hugging Face directory or a GGUF file.
+  """The model in a workdir, a Hugging Face directory or a GGUF file, or the Hub's of that name.
 
   FP8 weights of a Hugging Face directory stay FP8. Others become float32, or with dtype "stored"
   stay bfloat16 where the files have that.
@@ -237,7 +238,7 @@ def load(
   """
   compilation.use_cache()
   compilation.watch().tell()
-  folder = local_path(path)
+  folder = model_path(path)
   compute = compute or ComputeConfig()
   recipe = folder.is_dir() and not is_pretrained(folder) and "teacher" in read_config(folder)
   if not recipe:

@@ -65,7 +65,7 @@ def _prompt(model: api.Model) -> str | list[Message]:
 def architecture(model: str, stage: str = "") -> tuple[str, ModelConfig]:
   """Name and architecture of a directory, a file, or the first preset whose name begins so."""
   path = local_path(model)
-  if not path.exists():
+  if not path.exists() and "/" not in model:
     found = [name for name in PRESETS if name == model or name.startswith(f"{model}_")]
     if not found:
       raise ConfigError(f"--model {model} is no directory, and no preset of {', '.join(PRESETS)}.")

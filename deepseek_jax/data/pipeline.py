@@ -5,6 +5,7 @@ from typing import Any
 
 import grain
 
+from deepseek_jax.by_name import dataset_path
 from deepseek_jax.config import require
 from deepseek_jax.data.config import DataConfig
 from deepseek_jax.data.document import Document, Sample, make_sample
@@ -36,7 +37,7 @@ def open_source(config: DataConfig) -> Any:
     case "parquet":
       source = parquet_source(config.path, fields)
     case _:
-      source = hf_source(config.path, fields, config.split)
+      source = hf_source(dataset_path(config.path), fields, config.split)
   require(len(source) > 0, f"the corpus is empty: {config.path or config.source} has no documents.")
   return source
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import optax
 
+from deepseek_jax.by_name import pinned
 from deepseek_jax.config import from_dict, require, to_dict
 from deepseek_jax.data.asking import own_form
 from deepseek_jax.data.document import Document, Sample, make_sample
@@ -65,9 +66,10 @@ class DistillJob(PretrainJob):
 def distill_job(values: Mapping[str, Any]) -> DistillJob:
   """The job of a config's values; those not among them are defaults, or as the models have them."""
   given = sft.with_answers(values)
-  model = resolve_model(given.pop("model", {}), given.get("init") or "")
+  model = resolve_model(given.pop("model", {}), given["init"])
+  given["teacher"] = pinned(given.get("teacher") or "")
   traces = given.get("traces") or {}
-  if given.get("teacher") and "template" not in traces:
+  if given["teacher"] and "template" not in traces:
     theirs = _teacher_tokenizer(given["teacher"], given["data"]["tokenizer"])
     given["traces"] = {**traces, "template": own_form(theirs)}
   return from_dict(DistillJob, {**given, "model": model})

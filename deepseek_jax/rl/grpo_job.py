@@ -7,6 +7,7 @@ from typing import Any
 
 import optax
 
+from deepseek_jax.by_name import pinned
 from deepseek_jax.config import ComputeConfig, ModelConfig, from_dict, require
 from deepseek_jax.data.asking import own_form
 from deepseek_jax.decode.engine import SlotEngine
@@ -66,8 +67,9 @@ class GRPOJob:
 
 def grpo_job(values: Mapping[str, Any]) -> GRPOJob:
   """The job of a config's values; those not among them are defaults, or as `init` has them."""
-  given, init = dict(values), values.get("init") or ""
+  given, init = dict(values), pinned(values.get("init") or "")
   model = resolve_model(given.pop("model", {}), init)
+  given["init"] = init
   given["tokenizer"] = resolve_tokenizer(given.get("tokenizer"), init)
   rl = given.get("rl") or {}
   rollout = dict(rl.get("rollout") or {})

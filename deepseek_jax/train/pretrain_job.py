@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import optax
 
+from deepseek_jax.by_name import pinned
 from deepseek_jax.config import ComputeConfig, ModelConfig, from_dict, require
 from deepseek_jax.data.config import DataConfig
 from deepseek_jax.data.pipeline import open_batches
@@ -63,15 +64,19 @@ class PretrainJob:
 
 def pretrain_job(values: Mapping[str, Any]) -> PretrainJob:
   """The job of a config's values; those not among them are defaults, or as `init` has them."""
-  given, init = dict(values), values.get("init") or ""
+  given, init = dict(values), pinned(values.get("init") or "")
   model = resolve_model(given.pop("model", {}), init)
+  given["init"] = init
   given["data"] = data_fields(given.get("data") or {}, init)
   return from_dict(PretrainJob, {**given, "model": model})
 
 
 def data_fields(values: Mapping[str, Any], init: str) -> dict[str, Any]:
-  """The fields of `DataConfig`, with the tokenizer of `init` where none is named."""
-  return {**values, "tokenizer": resolve_tokenizer(values.get("tokenizer"), init)}
+  """The fields of `DataConfig`, with the tokenizer of `init` and a dataset's revision."""
+  fields = {**values, "tokenizer": resolve_tokenizer(values.get("tokenizer"), init)}
+  if values.get("source") == "hf":
+    fields["path"] = pinned(values.get("path") or "", "dataset")
+  return fields
 
 
 def run_pretrain(

@@ -13,6 +13,7 @@ from typing import Any
 import grain
 import optax
 
+from deepseek_jax.by_name import pinned
 from deepseek_jax.config import require
 from deepseek_jax.data.asking import PLAIN, own_form
 from deepseek_jax.data.document import Sample
@@ -50,7 +51,8 @@ def with_answers(values: Mapping[str, Any]) -> dict[str, Any]:
   given = dict(values)
   given["train"] = {"steps": _NO_LIMIT, **(given.get("train") or {})}
   data = {"packing": "documents", "loss": "answer", "epochs": EPOCHS}
-  given["data"] = data_fields({**data, **(given.get("data") or {})}, given.get("init") or "")
+  given["init"] = pinned(given.get("init") or "")
+  given["data"] = data_fields({**data, **(given.get("data") or {})}, given["init"])
   if "template" not in given["data"]:
     given["data"]["template"] = own_template(given["data"])
   require(

@@ -8,6 +8,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
+from deepseek_jax.by_name import model_path
 from deepseek_jax.config import ConfigError, ModelConfig, from_dict, require, to_dict
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer, same_tokens
 from deepseek_jax.hub import safetensors
@@ -17,7 +18,6 @@ from deepseek_jax.hub.gguf_tokenizer import gguf_tokenizer
 from deepseek_jax.hub.safetensors import is_pretrained, load_pretrained
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.ops.fp8 import dequantize
-from deepseek_jax.paths import local_path
 from deepseek_jax.presets import preset
 from deepseek_jax.seeds import random_key
 from deepseek_jax.sharding import init_sharded, state_shardings
@@ -49,8 +49,8 @@ def resolve_model(values: Mapping[str, Any], init: str = "") -> ModelConfig:
 
 
 def read_architecture(directory: str | Path) -> ModelConfig:
-  """The architecture of a workdir, a Hugging Face directory or a GGUF file."""
-  directory = local_path(directory)
+  """The architecture of a workdir, a Hugging Face directory, a GGUF file or a Hub's name."""
+  directory = model_path(directory)
   if is_gguf(directory):
     return read_gguf_architecture(directory)
   if is_pretrained(directory):
@@ -92,9 +92,12 @@ def resolve_tokenizer(name: str | None, init: str) -> str:
 
 def open_tokenizer(name: str) -> Tokenizer:
   """As `load_tokenizer`, of a GGUF file too; ConfigError if it brings none."""
-  if not is_gguf(name):
+  if name in ("word", "byte"):
     return load_tokenizer(name)
-  tokenizer = gguf_tokenizer(read_header(name))
+  path = model_path(name)
+  if not is_gguf(path):
+    return load_tokenizer(path)
+  tokenizer = gguf_tokenizer(read_header(path))
   require(tokenizer is not None, f"{name} brings no tokenizer; name another.")
   assert tokenizer is not None
   return tokenizer
@@ -102,15 +105,16 @@ def open_tokenizer(name: str) -> Tokenizer:
 
 def tokenizer_place(directory: str) -> str:
   """Where the tokenizer of a model lies, or `word` or `byte` where it is one of those; else ""."""
-  path = Path(directory)
+  path = model_path(directory)
   if is_gguf(path):
     return directory if gguf_tokenizer(read_header(path)) is not None else ""
-  folder = path if is_pretrained(path) else path / "tokenizer"
+  whole = is_pretrained(path)
+  folder = path if whole else path / "tokenizer"
   if not (folder / "tokenizer.json").is_file():
     return ""
   found = load_tokenizer(folder)
   known = [name for name in ("word", "byte") if same_tokens(found, load_tokenizer(name))]
-  return known[0] if known else str(folder)
+  return known[0] if known else directory if whole else str(folder)
 
 
 def load_start(
@@ -132,7 +136,7 @@ def load_stored(
   Raises:
     ConfigError: it is none of these, or holds no checkpoint yet.
   """
-  path = local_path(directory)
+  path = model_path(directory)
   if is_gguf(path):
     return load_gguf(path, mesh)
   require(path.is_dir(), f"{directory} does not exist; name a workdir or Hugging Face directory.")

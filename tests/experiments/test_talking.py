@@ -86,6 +86,14 @@ def test_another_tokenizer_than_that_of_the_start_is_refused(name, talker):
     sft_job({**values, "data": {"tokenizer": name, "source": "jsonl", "path": "x"}})
 
 
+def test_a_start_that_knows_bytes_is_reinforced_in_bytes(talker, tmp_path):
+  ds.load(talker).save(tmp_path / "bare")
+  load_tokenizer("byte").save(tmp_path / "bare")
+  (tmp_path / "bare" / "SHA256SUMS").unlink()
+  job = grpo_job(rl_values(tmp_path / "bare"))
+  assert (job.tokenizer, job.rl.rollout.template) == ("byte", "plain")
+
+
 def test_without_a_start_the_word_tokenizer_is_kept(tmp_path):
   job = grpo_job({"model": {"preset": "v3_mini"}, "train": {"steps": 1}})
   assert (job.tokenizer, job.rl.rollout.template) == ("word", "plain")

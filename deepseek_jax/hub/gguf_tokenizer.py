@@ -155,14 +155,16 @@ def _begins_with(bos: str, number: int) -> dict[str, Any]:
 
 def _generation(header: Header) -> dict[str, Any]:
   """generation_config.json: every token that ends an answer, and how the makers sample."""
-  keys = [f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom")]
-  ids = [header.get(key, int, -1) for key in keys]
-  fields: dict[str, Any] = {"eos_token_id": list(dict.fromkeys(i for i in ids if i >= 0))}
-  for name, key, kind in (
-    ("temperature", "temp", float),
-    ("top_p", "top_p", float),
-    ("top_k", "top_k", int),
-  ):
+  ids = {
+    name: header.get(f"tokenizer.ggml.{key}_token_id", int, -1)
+    for name, key in (("bos", "bos"), ("pad", "padding"), ("eos", "eos"), ("eot", "eot"),
+                      ("eom", "eom"))
+  }  # fmt: skip
+  fields: dict[str, Any] = {f"{n}_token_id": ids[n] for n in ("bos", "pad") if ids[n] >= 0}
+  ends = list(dict.fromkeys(ids[name] for name in ("eos", "eot", "eom") if ids[name] >= 0))
+  fields["eos_token_id"] = ends[0] if len(ends) == 1 else ends
+  sampling = (("temperature", "temp", float), ("top_p", "top_p", float), ("top_k", "top_k", int))
+  for name, key, kind in sampling:
     if (field := f"general.sampling.{key}") in header.metadata:
       fields[name] = header.get(field, kind)
   return fields

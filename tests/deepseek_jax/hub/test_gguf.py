@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 import deepseek_jax as ds
 from deepseek_jax.config import ConfigError, GQAConfig, ModelConfig, RopeConfig
+from deepseek_jax.data.asking import sampling_defaults
+from deepseek_jax.data.conversation import stop_ids
 from deepseek_jax.data.tokenizer import load_tokenizer
 from deepseek_jax.hub import names
 from deepseek_jax.hub.gguf import is_gguf, load_gguf, read_gguf_architecture
@@ -130,6 +132,22 @@ def test_tokenizer(whole, tmp_path):
   again = load_tokenizer(tmp_path)
   assert again.encode("abc ab12 <think>") == tokenizer.encode("abc ab12 <think>")
   assert gguf_files.TEMPLATE[:20] in (tmp_path / "tokenizer_config.json").read_text()
+
+
+def test_every_end_token_and_the_makers_sampling_are_read(tmp_path):
+  more = {
+    "tokenizer.ggml.eot_token_id": 2,
+    "general.sampling.temp": 0.5,
+    "general.sampling.top_k": 9,
+  }
+  fields = gguf_files.metadata(PLAIN) | gguf_files.tokenizer_metadata() | more
+  gguf_files.write(tmp_path / "m.gguf", fields, tensors(PLAIN))
+  _, _, tokenizer = load_gguf(tmp_path / "m.gguf")
+  assert stop_ids(tokenizer)[:2] == (1, 2)
+  sampling = sampling_defaults(tokenizer)
+  assert (sampling["temperature"], sampling["top_p"], sampling["top_k"]) == (0.5, 1.0, 9)
+  tokenizer.save(tmp_path / "out")
+  assert stop_ids(load_tokenizer(tmp_path / "out")) == stop_ids(tokenizer)
 
 
 def test_llama3_texts_begin_with_bos_and_numbers_in_threes(tmp_path):

@@ -2,10 +2,11 @@
 
   python -m experiments.chat --model=runs/r1
 
---model is a workdir, a Hugging Face directory or a GGUF file. The thought is dim on a terminal, and
-in its tags elsewhere; the model sees its earlier answers again, but not its thoughts. /new starts
-over, /quit or the end of the input ends; Ctrl-C ends a reply. Sampling that is not set is the
-model's own (generation_config.json), or R1's where it has none.
+--model is a workdir, a Hugging Face directory, a GGUF file or a model's name on the Hub, org/name or
+org/name@revision. The thought is dim on a terminal, and in its tags elsewhere; the model sees its
+earlier answers again, but not its thoughts. /new starts over, /quit or the end of the input ends;
+Ctrl-C ends a reply. Sampling that is not set is the model's own (generation_config.json), or R1's
+where it has none.
 """
 
 import contextlib
@@ -77,7 +78,7 @@ def _lines() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("model", None, "The workdir, Hugging Face directory or GGUF file.")
+  flags.DEFINE_string("model", None, "A workdir, Hugging Face directory, GGUF file or Hub name.")
   flags.DEFINE_string("stage", "", "The stage of an R1 workdir; r1 if not given.")
   flags.DEFINE_string("system", "", "What the model is told before the conversation.")
   flags.DEFINE_bool("think", None, "Begin with a thought, or without; else the template decides.")

@@ -2,9 +2,9 @@
 
   python -m experiments.export --model=runs/r1 --out=exports/r1 --dtype=bfloat16
 
---model is a workdir, a Hugging Face directory or a GGUF file. Of the R1 recipe's workdir, --stage
-chooses the stage; it is r1 unless given. --dtype=fp8 writes DeepSeek models as DeepSeek publishes
-V3; weights that came as FP8 and were not trained on leave byte for byte as they came.
+--model is a workdir, a Hugging Face directory, a GGUF file or a model's name on the Hub, org/name or
+org/name@revision. Of the R1 recipe's workdir, --stage chooses the stage; it is r1 unless given.
+--dtype=fp8 writes DeepSeek models as DeepSeek publishes V3; weights that came as FP8 and were not trained on leave byte for byte as they came.
 """
 
 from absl import flags
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("model", None, "The workdir, Hugging Face directory or GGUF file.")
+  flags.DEFINE_string("model", None, "A workdir, Hugging Face directory, GGUF file or Hub name.")
   flags.DEFINE_string("out", None, "The directory to write.")
   flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "fp8"], "Of the stored tensors.")
   flags.DEFINE_string("stage", "", "The stage of an R1 workdir; r1 if not given.")

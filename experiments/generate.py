@@ -2,9 +2,9 @@
 
   python -m experiments.generate --model=runs/r1 --prompt="make 8 from 3 7 2 4 ?"
 
---model is a workdir, a Hugging Face directory or a GGUF file. Where its tokenizer has a form for
-conversations the prompt is a user's message (--nochat: it is gone on with as it is). Greedy unless
---temperature is set. The answer streams; a thought is dim on a terminal, and in its tags elsewhere.
+--model is a workdir, a Hugging Face directory, a GGUF file or a model's name on the Hub, org/name or
+org/name@revision. Where its tokenizer has a form for conversations the prompt is a user's message
+(--nochat: it is gone on with as it is). Greedy unless --temperature is set. The answer streams; a thought is dim on a terminal, and in its tags elsewhere.
 --json prints one object instead, with the thought, the answer, how it ended and how fast it came.
 
 --memory prints the bytes of weights and cache and needs no weights: --model may also be the name of
@@ -81,7 +81,7 @@ def architecture(model: str, stage: str = "") -> tuple[str, ModelConfig]:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("model", None, "The workdir, Hugging Face directory or GGUF file.")
+  flags.DEFINE_string("model", None, "A workdir, Hugging Face directory, GGUF file or Hub name.")
   flags.DEFINE_string("prompt", None, "The text to answer, or to complete.")
   flags.DEFINE_string("stage", "", "The stage of an R1 workdir; r1 if not given.")
   flags.DEFINE_bool("chat", None, "Put the prompt as a user's message; by default if it can be.")

@@ -2,9 +2,10 @@
 
   python -m experiments.grpo --config=configs/grpo_mini.py --workdir=runs/rl --config.init=runs/mini
 
-The same command goes on from the workdir's newest checkpoint. --config.init=DIR is another workdir
-or a Hugging Face directory; --config.task=package.module:name takes problems and verifier of your
-own.
+The same command goes on from the workdir's newest checkpoint. --config.init=M is another workdir, a
+Hugging Face directory, a GGUF file or a model's name on the Hub; its tokenizer, its way of being
+asked and its end tokens come with it. --config.task=package.module:name takes problems and verifier
+of your own.
 """
 
 from deepseek_jax.rl.grpo_job import grpo_job, run_grpo

@@ -3,8 +3,9 @@
   python -m experiments.sft --config=configs/sft_mini.py --workdir=runs/sft \
       --config.init=runs/mini --config.data.path=answers.jsonl
 
-The same command goes on from the workdir's newest checkpoint. --config.init=DIR is another workdir
-or a Hugging Face directory.
+The same command goes on from the workdir's newest checkpoint. --config.init=M is another workdir, a
+Hugging Face directory, a GGUF file or a model's name on the Hub, whose tokenizer and turns are taken;
+--config.data.template=plain leaves the turns out.
 """
 
 from deepseek_jax.train.sft import run_sft, sft_job

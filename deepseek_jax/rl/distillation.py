@@ -47,7 +47,7 @@ class DistillJob(PretrainJob):
   is R1's way.
   """
 
-  teacher: str = ""  # a workdir or Hugging Face directory
+  teacher: str = ""  # a workdir, Hugging Face directory, GGUF file or Hub name
   traces: RejectionConfig = RejectionConfig()
   mix: float = 0.0
   temperature: float = 1.0  # of both distributions in the divergence

@@ -44,7 +44,7 @@ class GRPOJob:
   engine_batch: int = 256  # rows sampled at a time
   loss_chunk: int = 1024
   seed: int = 0
-  init: str = ""  # a workdir or Hugging Face directory to start from
+  init: str = ""  # to start from: a workdir, Hugging Face directory, GGUF file or Hub name
 
   def __post_init__(self) -> None:
     check_seed("seed", self.seed)

@@ -45,7 +45,7 @@ class PretrainJob:
   balance_weight: float = 1e-4  # V3's alpha
   loss_chunk: int = 1024
   seed: int = 0
-  init: str = ""  # a workdir or Hugging Face directory to start from
+  init: str = ""  # to start from: a workdir, Hugging Face directory, GGUF file or Hub name
 
   def __post_init__(self) -> None:
     check_seed("seed", self.seed)

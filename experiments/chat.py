@@ -2,11 +2,11 @@
 
   python -m experiments.chat --model=runs/r1
 
---model is a workdir, a Hugging Face directory, a GGUF file or a model's name on the Hub, org/name or
-org/name@revision. The thought is dim on a terminal, and in its tags elsewhere; the model sees its
-earlier answers again, but not its thoughts. /new starts over, /quit or the end of the input ends;
-Ctrl-C ends a reply. Sampling that is not set is the model's own (generation_config.json), or R1's
-where it has none.
+--model is a workdir, a Hugging Face directory, a GGUF file or a model's name on the Hub, org/name
+or org/name@revision. The thought is dim on a terminal, and in its tags elsewhere; the model sees
+its earlier answers again, but not its thoughts. /new starts over, /quit or the end of the input
+ends; Ctrl-C ends a reply. Sampling that is not set is the model's own (generation_config.json), or
+R1's where it has none.
 """
 
 import contextlib

@@ -2,14 +2,13 @@
 
   python -m experiments.evaluate --model=runs/r1 --benchmark=mini --out=runs/r1_eval
 
---model is a workdir, a Hugging Face directory, a GGUF file or a model's name on the Hub, org/name or
-org/name@revision. --benchmark is a task (mini, countdown, chain_sum, reasoning_gym:DATASET,
+--model is a workdir, a Hugging Face directory, a GGUF file or a model's name on the Hub, org/name
+or org/name@revision. --benchmark is a task (mini, countdown, chain_sum, reasoning_gym:DATASET,
 package.module:name) or a file of JSON lines {"prompt": ..., "answer": ...}. It is asked in the
 model's own turns where it has them, unless --template says plain or r1_zero; every token that its
-files name ends an answer.
-Each of --temperatures is measured: 0 once per problem, the others --samples times. --out gets
-config.json, results.json, report.html and completions.jsonl. R1's published protocol is
---temperatures=0.6 --top_p=0.95 --samples=64 --max_new=32768.
+files name ends an answer. Each of --temperatures is measured: 0 once per problem, the others
+--samples times. --out gets config.json, results.json, report.html and completions.jsonl. R1's
+published protocol is --temperatures=0.6 --top_p=0.95 --samples=64 --max_new=32768.
 """
 
 import dataclasses

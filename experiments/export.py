@@ -2,9 +2,10 @@
 
   python -m experiments.export --model=runs/r1 --out=exports/r1 --dtype=bfloat16
 
---model is a workdir, a Hugging Face directory, a GGUF file or a model's name on the Hub, org/name or
-org/name@revision. Of the R1 recipe's workdir, --stage chooses the stage; it is r1 unless given.
---dtype=fp8 writes DeepSeek models as DeepSeek publishes V3; weights that came as FP8 and were not trained on leave byte for byte as they came.
+--model is a workdir, a Hugging Face directory, a GGUF file or a model's name on the Hub, org/name
+or org/name@revision. Of the R1 recipe's workdir, --stage chooses the stage; it is r1 unless given.
+--dtype=fp8 writes DeepSeek models as DeepSeek publishes V3; weights that came as FP8 and were not
+trained on leave byte for byte as they came.
 """
 
 from absl import flags

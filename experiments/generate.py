@@ -2,10 +2,11 @@
 
   python -m experiments.generate --model=runs/r1 --prompt="make 8 from 3 7 2 4 ?"
 
---model is a workdir, a Hugging Face directory, a GGUF file or a model's name on the Hub, org/name or
-org/name@revision. Where its tokenizer has a form for conversations the prompt is a user's message
-(--nochat: it is gone on with as it is). Greedy unless --temperature is set. The answer streams; a thought is dim on a terminal, and in its tags elsewhere.
---json prints one object instead, with the thought, the answer, how it ended and how fast it came.
+--model is a workdir, a Hugging Face directory, a GGUF file or a model's name on the Hub, org/name
+or org/name@revision. Where its tokenizer has a form for conversations the prompt is a user's
+message (--nochat: it is gone on with as it is). Greedy unless --temperature is set. The answer
+streams; a thought is dim on a terminal, and in its tags elsewhere. --json prints one object
+instead, with the thought, the answer, how it ended and how fast it came.
 
 --memory prints the bytes of weights and cache and needs no weights: --model may also be the name of
 a preset, such as v3 or v2_lite.

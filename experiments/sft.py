@@ -4,8 +4,8 @@
       --config.init=runs/mini --config.data.path=answers.jsonl
 
 The same command goes on from the workdir's newest checkpoint. --config.init=M is another workdir, a
-Hugging Face directory, a GGUF file or a model's name on the Hub, whose tokenizer and turns are taken;
---config.data.template=plain leaves the turns out.
+Hugging Face directory, a GGUF file or a model's name on the Hub, whose tokenizer and turns are
+taken; --config.data.template=plain leaves the turns out.
 """
 
 from deepseek_jax.train.sft import run_sft, sft_job

@@ -139,7 +139,10 @@ def load_stored(
   path = model_path(directory)
   if is_gguf(path):
     return load_gguf(path, mesh)
-  require(path.is_dir(), f"{directory} does not exist; name a workdir, a Hugging Face directory or a GGUF file.")
+  require(
+    path.is_dir(),
+    f"{directory} does not exist; name a workdir, a Hugging Face directory or a GGUF file.",
+  )
   if is_pretrained(path):
     return load_pretrained(path, mesh, dtype)
   config = read_architecture(path)

@@ -27,10 +27,10 @@ def require(holds: bool, message: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class RopeConfig:
-  """Rotary position embedding: plain, YaRN (DeepSeek) or Llama 3's frequency scaling."""
+  """Rotary position embedding: plain, positions divided, YaRN (DeepSeek) or Llama 3's scaling."""
 
   theta: float = 10_000.0
-  scaling: str = "none"  # none | yarn | llama3
+  scaling: str = "none"  # none | linear | yarn | llama3
   factor: float = 1.0
   original_context: int = 4096
   beta_fast: float = 32.0  # yarn
@@ -42,8 +42,8 @@ class RopeConfig:
 
   def __post_init__(self) -> None:
     require(
-      self.scaling in ("none", "yarn", "llama3"),
-      f"rope.scaling is {self.scaling!r}; use none, yarn or llama3.",
+      self.scaling in ("none", "linear", "yarn", "llama3"),
+      f"rope.scaling is {self.scaling!r}; use none, linear, yarn or llama3.",
     )
     require(self.theta > 0, f"rope.theta is {self.theta}; it must be positive.")
     require(self.factor >= 1, f"rope.factor is {self.factor}; it must be at least 1.")
@@ -72,11 +72,12 @@ class MLAConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GQAConfig:
-  """Grouped-query attention, as in Qwen2 and Llama 3."""
+  """Grouped-query attention, as in Qwen2, Qwen3 and Llama 3."""
 
   kv_heads: int  # G
   head_dim: int  # K
-  qkv_bias: bool = False
+  qkv_bias: bool = False  # Qwen2
+  qk_norm: bool = False  # queries and keys are normed before they are rotated: Qwen3
 
   def __post_init__(self) -> None:
     require(self.kv_heads > 0, f"gqa.kv_heads is {self.kv_heads}; it must be positive.")

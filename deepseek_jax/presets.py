@@ -19,6 +19,7 @@ _DEEPSEEK_ROPE = RopeConfig(
   scaling="yarn", factor=40.0, original_context=4096, mscale=1.0, mscale_all_dim=1.0
 )
 _LLAMA3_ROPE = RopeConfig(theta=5e5, scaling="llama3", factor=8.0, original_context=8192)
+_QWEN3_ROPE = RopeConfig(theta=1e6, scaling="yarn", factor=4.0, original_context=32_768)
 
 _V3 = ModelConfig(
   vocab=129_280,
@@ -94,15 +95,16 @@ def _dense(
   rope: RopeConfig,
   eps: float,
   qkv_bias: bool,
+  qk_norm: bool = False,
 ) -> ModelConfig:
-  """A Qwen2 or Llama 3 student of R1; all have head dimension 128 but the smallest."""
+  """A Qwen or Llama 3 student of R1; all have head dimension 128 but the smallest."""
   return ModelConfig(
     vocab=vocab,
     d_model=d_model,
     layers=layers,
     heads=heads,
     dense_ff=ff,
-    attention=GQAConfig(kv_heads=kv_heads, head_dim=d_model // heads, qkv_bias=qkv_bias),
+    attention=GQAConfig(kv_heads, d_model // heads, qkv_bias, qk_norm),
     rope=rope,
     norm_eps=eps,
     max_context=131_072,
@@ -125,6 +127,9 @@ PRESETS: dict[str, ModelConfig] = {
   ),
   "r1_distill_llama_8b": _dense(4096, 32, 32, 8, 14_336, 128_256, _LLAMA3_ROPE, 1e-5, False),
   "r1_distill_llama_70b": _dense(8192, 80, 64, 8, 28_672, 128_256, _LLAMA3_ROPE, 1e-5, False),
+  "r1_0528_qwen3_8b": _dense(
+    4096, 36, 32, 8, 12_288, 151_936, _QWEN3_ROPE, 1e-6, qkv_bias=False, qk_norm=True
+  ),
   "smollm2_135m": ModelConfig(
     vocab=49_152,
     d_model=576,

@@ -1,8 +1,9 @@
 """config.json of a Hugging Face checkpoint, to and from ModelConfig.
 
-Four model types: deepseek_v3 (R1 too), deepseek_v2 (V2 and V2-Lite), qwen2, llama. A missing field
-has the default that transformers gives it. What the file can say and this model cannot do is
-refused by name. Where the file knows less than we do:
+Model types: deepseek_v3 (R1 and Moonlight too), kimi_k2 (which is V3's and is written as such),
+deepseek_v2 (V2 and V2-Lite), qwen2, qwen3, llama. A missing field has the default that transformers
+gives it. What the file can say and this model cannot do is refused by name. Where the file knows
+less than we do:
 - `initializer_range` is read as the initial deviation; DeepSeek's files say 0.02 where the paper
   trained with 0.006 (2412.19437, section 4.2);
 - a sigmoid router always has a selection bias in a file, so `selection_bias=False` comes back as
@@ -46,6 +47,11 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
     "max_position_embeddings": 32_768,
   },
+  "qwen3": {
+    "vocab_size": 151_936, "hidden_size": 4096, "intermediate_size": 22_016,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 128,
+    "max_position_embeddings": 32_768,
+  },
   "llama": {
     "vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 11_008,
     "num_hidden_layers": 32, "num_attention_heads": 32, "max_position_embeddings": 2048,
@@ -61,20 +67,23 @@ _ONLY: dict[str, dict[str, tuple[Any, ...]]] = {
   "": {"hidden_act": ("silu",), "attention_bias": (False,), "mlp_bias": (False,)},
   "deepseek_v3": {
     "scoring_func": ("sigmoid",), "topk_method": ("noaux_tc",), "moe_layer_freq": (1,),
-    "rope_interleave": (True,), "rms_norm_eps": (1e-6,),
+    "rope_interleave": (True,),
   },
   "deepseek_v2": {
     "scoring_func": ("softmax",), "topk_method": ("greedy", "group_limited_greedy"),
-    "moe_layer_freq": (1,), "norm_topk_prob": (False,), "rms_norm_eps": (1e-6,),
+    "moe_layer_freq": (1,), "norm_topk_prob": (False,),
   },
   "qwen2": {"use_mrope": (False,)},
+  "qwen3": {},
   "llama": {},
 }  # fmt: skip
 
+_SAME = {"kimi_k2": "deepseek_v3"}  # other names of a type, whose code differs in nothing
 _ARCHITECTURES = {
   "deepseek_v3": "DeepseekV3ForCausalLM",
   "deepseek_v2": "DeepseekV2ForCausalLM",
   "qwen2": "Qwen2ForCausalLM",
+  "qwen3": "Qwen3ForCausalLM",
   "llama": "LlamaForCausalLM",
 }
 
@@ -85,9 +94,10 @@ def from_json(values: Mapping[str, Any]) -> ModelConfig:
   model_type = values.get("model_type")
   model_type = model_type if isinstance(model_type, str) else repr(model_type)
   require(
-    model_type in _DEFAULTS,
-    f"config.json has model_type {model_type!r}; supported are {', '.join(_DEFAULTS)}.",
+    model_type in _DEFAULTS or model_type in _SAME,
+    f"config.json has model_type {model_type!r}; supported are {', '.join((*_DEFAULTS, *_SAME))}.",
   )
+  model_type = _SAME.get(model_type, model_type)
   for name, allowed in (_ONLY[""] | _ONLY[model_type]).items():
     require(
       values.get(name) in (None, *allowed),
@@ -99,9 +109,6 @@ def from_json(values: Mapping[str, Any]) -> ModelConfig:
   fields = Fields(values, _COMMON | _DEFAULTS[model_type])
   d_model, heads = (fields.positive(n, int) for n in ("hidden_size", "num_attention_heads"))
   deepseek = model_type.startswith("deepseek")
-  if deepseek:
-    kv_heads = fields.get("num_key_value_heads", int, heads)
-    require(kv_heads == heads, f"config.json has num_key_value_heads = {kv_heads}; not {heads}.")
   std = fields.get("initializer_range", float)
   return ModelConfig(
     vocab=fields.get("vocab_size", int),
@@ -133,7 +140,7 @@ def _mla(fields: Fields) -> MLAConfig:
 
 
 def _gqa(fields: Fields, model_type: str, d_model: int, heads: int) -> GQAConfig:
-  """Qwen2's and Llama's attention, on all earlier tokens."""
+  """Qwen's and Llama's attention, on all earlier tokens."""
   windows = fields.get("use_sliding_window", bool, False) and (
     fields.get("max_window_layers", int, 28) < fields.get("num_hidden_layers", int)
   )
@@ -146,6 +153,7 @@ def _gqa(fields: Fields, model_type: str, d_model: int, heads: int) -> GQAConfig
     kv_heads=fields.get("num_key_value_heads", int, heads),
     head_dim=fields.get("head_dim", int, d_model // heads),
     qkv_bias=model_type == "qwen2",
+    qk_norm=model_type == "qwen3",
   )
 
 
@@ -209,20 +217,20 @@ def _refuse(holds: bool, what: str) -> None:
 
 
 def _dense_type(config: ModelConfig) -> str:
-  """qwen2 or llama, which differ in the biases of queries, keys and values."""
+  """qwen2 with biases of queries, keys and values, qwen3 with norms of the former two, or llama."""
   assert isinstance(config.attention, GQAConfig)
   _refuse(config.moe is None, "grouped-query attention and experts")
   _refuse(config.mtp_depth == 0, "grouped-query attention and MTP modules")
   yarn = config.rope.scaling == "yarn"
   _refuse(not (yarn and config.rope.mscale_all_dim), "grouped-query attention and mscale_all_dim")
-  return "qwen2" if config.attention.qkv_bias else "llama"
+  biases, norms = config.attention.qkv_bias, config.attention.qk_norm
+  _refuse(not (biases and norms), "both biases and norms of queries and keys")
+  return "qwen2" if biases else "qwen3" if norms else "llama"
 
 
 def _deepseek_type(config: ModelConfig) -> str:
   """deepseek_v3 (sigmoid router, or no experts) or deepseek_v2 (softmax router)."""
   moe = config.moe
-  # transformers and DeepSeek's code norm the latents with 1e-6 whatever rms_norm_eps says.
-  _refuse(config.norm_eps == 1e-6, f"latent attention and norm_eps {config.norm_eps}")
   if moe is None:
     return "deepseek_v3"
   _refuse(moe.shared > 0, "experts but no shared expert")

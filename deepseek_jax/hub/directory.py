@@ -5,6 +5,8 @@ index, its links or its config.json's auto_map say.
 """
 
 import dataclasses
+import logging
+import math
 import os
 import pathlib
 import re
@@ -16,6 +18,7 @@ from deepseek_jax.hub import checksums, config_json, quantization_json
 from deepseek_jax.hub.strict_json import read_object
 from deepseek_jax.hub.tensor_file import Entry, read_header
 
+logger = logging.getLogger(__name__)
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _CONFIG = "config.json"
 # What is read beside the tensors, and what an export writes.
@@ -23,6 +26,8 @@ TEXTS = re.compile(
   r"(config|generation_config|.*token.*|vocab|special_tokens_map|chat_template)\.(json|jinja|model)"
   r"|merges\.txt|model\.safetensors\.index\.json"
 )
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+_FUSED = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 _PICKLES = re.compile(r".*\.(bin|pt|pth|ckpt|pkl)(\.index\.json)?")
 
 
@@ -63,9 +68,10 @@ def read_directory(folder: pathlib.Path, hashed: bool) -> Directory:
   _require_inside(folder, files)
   if hashed:
     checksums.verify(folder, {*files, *checksums.listed(folder)} - set(texts))
-  entries = _entries(folder, files, index)
+  entries = _unfused(_entries(folder, files, index))
   _require_plausible(config, entries)
-  return Directory(folder, _present_mtp(config, entries), entries)
+  config = _present_mtp(config, entries)
+  return Directory(folder, config, _without_surplus_mtp(folder, config, entries))
 
 
 def _architecture(folder: pathlib.Path, fields: Mapping[str, Any]) -> ModelConfig:
@@ -192,3 +198,47 @@ def _present_mtp(config: ModelConfig, entries: Mapping[str, Entry]) -> ModelConf
   if prefixes and not any(name.startswith(prefixes) for name in entries):
     return dataclasses.replace(config, mtp_depth=0)
   return config
+
+
+def _without_surplus_mtp(
+  folder: pathlib.Path, config: ModelConfig, entries: dict[str, Entry]
+) -> dict[str, Entry]:
+  """The tensors without those of MTP modules that config.json does not count, which is told."""
+  found = (_LAYER.match(name) for name in entries)
+  depths = {int(m[1]) for m in found if m and int(m[1]) >= config.layers + config.mtp_depth}
+  surplus = sorted(d for d in depths if f"model.layers.{d}.eh_proj.weight" in entries)
+  if not surplus:
+    return entries
+  logger.warning(
+    "%s: the MTP module in layer %s is left out, for config.json counts %s.",
+    folder,
+    ", ".join(map(str, surplus)),
+    config.mtp_depth,
+  )
+  prefixes = tuple(f"model.layers.{d}." for d in surplus)
+  return {name: entry for name, entry in entries.items() if not name.startswith(prefixes)}
+
+
+def _unfused(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+  """The tensors, with a layer's experts apart where transformers keeps them in two tensors.
+
+  `gate_up_proj` [E, 2F, D] and `down_proj` [E, D, F], of which an expert's matrices are runs of
+  bytes.
+  """
+  apart: dict[str, Entry] = {}
+  for name, entry in entries.items():
+    kind = name.rpartition(".mlp.experts.")[2]
+    if kind not in _FUSED or len(entry.shape) != 3:
+      apart[name] = entry
+      continue
+    experts, rows, columns = entry.shape
+    names = _FUSED[kind]
+    require(rows % len(names) == 0, f"tensor {name!r} has shape {list(entry.shape)}; mend it.")
+    shape = rows // len(names), columns
+    size = math.prod(shape) * entry.nbytes // max(math.prod(entry.shape), 1)
+    for number in range(experts * len(names)):
+      expert, which = divmod(number, len(names))
+      own = f"{name.removesuffix(kind)}{expert}.{names[which]}.weight"
+      start = entry.start + number * size
+      apart[own] = dataclasses.replace(entry, name=own, shape=shape, start=start)
+  return apart

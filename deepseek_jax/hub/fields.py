@@ -5,7 +5,7 @@ from typing import Any
 
 from deepseek_jax.config import require
 
-_TOO_LARGE = 2.0**31  # for any count, width, position or factor of a model
+_TOO_LARGE = {int: 2.0**31, float: 1e18}  # for any count or width; for any factor or base
 
 
 class Fields:
@@ -21,7 +21,8 @@ class Fields:
       value = default
     whole = isinstance(value, int) and not isinstance(value, bool)
     if whole or isinstance(value, float):
-      require(abs(value) < _TOO_LARGE, f"config.json has {name} = {str(value)[:40]}; too large.")
+      limit = _TOO_LARGE.get(kind, _TOO_LARGE[int])
+      require(abs(value) < limit, f"config.json has {name} = {str(value)[:40]}; too large.")
     if kind is float and whole:
       value = float(value)
     right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))

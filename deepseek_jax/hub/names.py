@@ -8,7 +8,7 @@ rows without position and then R rotary ones, and `kv_b_proj` per head K key row
 
 Layer L + k of a checkpoint of L layers is MTP module k. It comes with its own copies of embedding
 and head, which share our leaves: they are written, and compared when read. Names follow the
-released DeepSeek-V2, V3 and R1 files and transformers' Qwen2 and Llama.
+released DeepSeek-V2, V3 and R1 files and transformers' Qwen2, Qwen3 and Llama.
 """
 
 import dataclasses
@@ -62,6 +62,10 @@ _GQA_BIAS: Table = {
   "self_attn.q_proj.bias": {"attention.q_bias_HK": "HK"},
   "self_attn.k_proj.bias": {"attention.k_bias_GK": "GK"},
   "self_attn.v_proj.bias": {"attention.v_bias_GK": "GK"},
+}
+_GQA_NORMS: Table = {
+  "self_attn.q_norm.weight": {"attention.q_norm_K": "K"},
+  "self_attn.k_norm.weight": {"attention.k_norm_K": "K"},
 }
 _DENSE: Table = {
   "mlp.gate_proj.weight": {"ffn.gate_DF": "F D"},
@@ -223,7 +227,8 @@ def _attention(attention: MLAConfig | GQAConfig) -> Table:
   """The attention's table, which is what tells one architecture from another."""
   if isinstance(attention, MLAConfig):
     return (_QUERY_DIRECT if attention.q_latent is None else _QUERY_LATENT) | _MLA
-  return _GQA | (_GQA_BIAS if attention.qkv_bias else {})
+  biases = _GQA_BIAS if attention.qkv_bias else {}
+  return _GQA | biases | (_GQA_NORMS if attention.qk_norm else {})
 
 
 def _rows(

@@ -22,10 +22,12 @@ def rope_from_json(fields: Fields, deepseek: bool) -> RopeConfig:
   if kind == "default":
     return RopeConfig(theta=theta)
   require(
-    kind in ("yarn", "llama3"),
-    f"config.json has rope type {kind!r}; supported are default, yarn and llama3.",
+    kind in ("linear", "yarn", "llama3"),
+    f"config.json has rope type {kind!r}; supported are default, linear, yarn and llama3.",
   )
   rope = Fields(given, {})
+  if kind == "linear":
+    return RopeConfig(theta=theta, scaling="linear", factor=rope.positive("factor", float))
   context = fields.get("max_position_embeddings", int)
   original = rope.positive("original_max_position_embeddings", int, context)
   if kind == "llama3":
@@ -82,6 +84,9 @@ def rope_to_json(rope: RopeConfig) -> dict[str, Any]:
   """`rope_theta` and `rope_scaling`, which every version of transformers reads."""
   if rope.scaling == "none":
     return {"rope_theta": rope.theta, "rope_scaling": None}
+  if rope.scaling == "linear":
+    linear = {"rope_type": "linear", "type": "linear", "factor": rope.factor}
+    return {"rope_theta": rope.theta, "rope_scaling": linear}
   scaling: dict[str, Any] = {
     "rope_type": rope.scaling,
     "factor": rope.factor,

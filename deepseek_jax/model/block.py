@@ -45,9 +45,9 @@ class Block(nn.Module):
     c = self.config
     how = (self.compute.attention_block, precision_of(self.compute, self.mesh))
     if isinstance(c.attention, MLAConfig):
-      mla = MLA(c.d_model, c.heads, c.attention, c.rope, c.norm_eps, c.std, *how, name="attention")
+      mla = MLA(c.d_model, c.heads, c.attention, c.rope, c.std, *how, name="attention")
       return mla(x_BTD, rotation, queries, keys, cache, index, self.absorbed)
-    gqa = GQA(c.d_model, c.heads, c.attention, c.rope, c.std, *how, name="attention")
+    gqa = GQA(c.d_model, c.heads, c.attention, c.rope, c.norm_eps, c.std, *how, name="attention")
     return gqa(x_BTD, rotation, queries, keys, cache, index)
 
 

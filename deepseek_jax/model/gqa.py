@@ -1,4 +1,4 @@
-"""Grouped-query attention of the dense students (Qwen2, Llama 3)."""
+"""Grouped-query attention of the dense students (Qwen2, Qwen3, Llama 3)."""
 
 import flax.linen as nn
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from deepseek_jax.config import GQAConfig, RopeConfig
 from deepseek_jax.model.cache import write
-from deepseek_jax.model.layers import matrix
+from deepseek_jax.model.layers import matrix, norm_scale, rms_norm
 from deepseek_jax.ops.attention import attend
 from deepseek_jax.ops.linear import from_heads, to_heads
 from deepseek_jax.ops.precision import PLAIN, Precision
@@ -21,6 +21,7 @@ class GQA(nn.Module):
   heads: int
   config: GQAConfig
   rope: RopeConfig
+  norm_eps: float
   std: float
   block: int
   precision: Precision = PLAIN
@@ -34,6 +35,9 @@ class GQA(nn.Module):
     q_BTHK = self._project(x_BTD, "q_DHK", "q_bias_HK", self.heads)
     k_BSGK = self._project(x_BTD, "k_DGK", "k_bias_GK", c.kv_heads)
     v_BSGK = self._project(x_BTD, "v_DGK", "v_bias_GK", c.kv_heads)
+    if c.qk_norm:
+      q_BTHK = rms_norm(q_BTHK, norm_scale(self, "q_norm_K", c.head_dim), self.norm_eps)
+      k_BSGK = rms_norm(k_BSGK, norm_scale(self, "k_norm_K", c.head_dim), self.norm_eps)
     q_BTHK = rotate(q_BTHK, *rotation, interleaved=False)
     k_BSGK = rotate(k_BSGK, *rotation, interleaved=False)
     if cache is not None:

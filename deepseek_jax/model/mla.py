@@ -18,6 +18,8 @@ from deepseek_jax.ops.rope import rotate, softmax_scale
 from deepseek_jax.types import Span
 from pallas_kernels.mla.api import mla_decode
 
+LATENT_EPS = 1e-6  # of both latents' norms, whatever the model's own: so it is in the released code
+
 
 class MLA(nn.Module):
   """Attention whose keys and values are read from one low-rank latent per token."""
@@ -26,7 +28,6 @@ class MLA(nn.Module):
   heads: int
   config: MLAConfig
   rope: RopeConfig
-  norm_eps: float
   std: float
   block: int
   precision: Precision = PLAIN
@@ -113,7 +114,7 @@ class MLA(nn.Module):
       source = x_BTD
     else:
       latent_BTQ = self._linear(x_BTD, self._matrix("q_down_DQ", (D, c.q_latent), x_BTD))
-      source = rms_norm(latent_BTQ, norm_scale(self, "q_norm_Q", c.q_latent), self.norm_eps)
+      source = rms_norm(latent_BTQ, norm_scale(self, "q_norm_Q", c.q_latent), LATENT_EPS)
       up = self._matrix("q_up_QHK", (c.q_latent, H, c.nope_dim), x_BTD)
       rope = self._matrix("q_rope_QHR", (c.q_latent, H, c.rope_dim), x_BTD)
     q_rope_BTHR = rotate(to_heads(source, rope, self.precision), *rotation, interleaved=True)
@@ -125,6 +126,6 @@ class MLA(nn.Module):
     """The normed key/value latent and the rotated key that all heads share."""
     c, D = self.config, self.d_model
     latent_BTC = self._linear(x_BTD, self._matrix("kv_down_DC", (D, c.kv_latent), x_BTD))
-    latent_BTC = rms_norm(latent_BTC, norm_scale(self, "kv_norm_C", c.kv_latent), self.norm_eps)
+    latent_BTC = rms_norm(latent_BTC, norm_scale(self, "kv_norm_C", c.kv_latent), LATENT_EPS)
     rope_BTR = self._linear(x_BTD, self._matrix("k_rope_DR", (D, c.rope_dim), x_BTD))
     return latent_BTC, rotate(rope_BTR[:, :, None], *rotation, interleaved=True)[:, :, 0]

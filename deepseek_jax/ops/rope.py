@@ -1,4 +1,4 @@
-"""Rotary position embedding: plain, YaRN and Llama 3 frequencies; interleaved and half-split pairs.
+"""Rotary position embedding: plain, linear, YaRN and Llama 3 frequencies, for two kinds of pairs.
 
 DeepSeek's checkpoints store rotary dimensions as adjacent pairs (2k, 2k + 1); Qwen and Llama as
 halves (k, k + R/2). YaRN follows 2309.00071 with DeepSeek's two mscales: their quotient multiplies
@@ -26,6 +26,8 @@ def frequencies(config: RopeConfig, dim: int, dtype: type = np.float64) -> np.nd
   if config.scaling == "yarn":
     return _yarn_frequencies(config, dim, period)
   plain = 1 / period
+  if config.scaling == "linear":  # 2306.15595: every position divided by the factor
+    return plain / config.factor
   if config.scaling == "llama3":
     return _llama3_frequencies(config, plain)
   return plain

@@ -67,9 +67,7 @@ def _forward_backward(apply: Callable[[Any, jax.Array], jax.Array], params: Any,
 def _attention(config: ModelConfig, params: Any, x_BTD: jax.Array) -> Callable[[], Any]:
   attention = config.attention
   assert isinstance(attention, MLAConfig)
-  module = MLA(
-    config.d_model, config.heads, attention, config.rope, config.norm_eps, config.std, 1024
-  )
+  module = MLA(config.d_model, config.heads, attention, config.rope, config.std, 1024)
   positions = jnp.broadcast_to(jnp.arange(x_BTD.shape[1]), x_BTD.shape[:2])
   span = Span(positions, jnp.ones_like(positions))
 

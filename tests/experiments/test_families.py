@@ -27,10 +27,12 @@ FAMILIES = {
   "v3_bfloat16": ("v3", "bfloat16"),
   "v2": ("v2_groups", None),
   "v2_lite": ("v2_lite", None),
+  "moonlight": ("moonlight", None),
   "qwen2": ("qwen2", None),
+  "qwen3": ("qwen3", None),
   "llama": ("llama3", None),
 }
-EVERYDAY = ("v3_fp8", "llama")
+EVERYDAY = ("v3_fp8", "llama", "qwen3")
 
 
 def make_directory(family, folder):

@@ -81,6 +81,23 @@ CASES = {
       "first_k_dense_replace": 0,
     },
   ),
+  "moonlight": (
+    "DeepseekV3",
+    MLA | DEEPER | {
+      "q_lora_rank": None, "n_group": 1, "topk_group": 1, "rms_norm_eps": 1e-5,
+      "n_shared_experts": 2, "routed_scaling_factor": 2.446, "rope_theta": 5e4,
+    },
+  ),
+  "qwen3": (
+    "Qwen3", DENSE | DEEPER | {"head_dim": 20, "rope_theta": 1e6, "tie_word_embeddings": False},
+  ),
+  "qwen3_tied_yarn": (
+    "Qwen3", DENSE | {"head_dim": 8, "tie_word_embeddings": True, "rope_scaling": YARN},
+  ),
+  "llama_linear_rope": (
+    "Llama", DENSE | {"rope_scaling": {"rope_type": "linear", "type": "linear", "factor": 4.0}},
+  ),
+  "llama_large_theta": ("Llama", DENSE | {"rope_theta": 3580165449.0}),
   "qwen2": ("Qwen2", DENSE | DEEPER | {"rope_theta": 1e6}),
   "qwen2_tied_yarn": ("Qwen2", DENSE | {"tie_word_embeddings": True, "rope_scaling": YARN}),
   "llama3": ("Llama", DENSE | {"rope_theta": 5e5, "rope_scaling": LLAMA3, "rms_norm_eps": 1e-5}),

@@ -89,7 +89,19 @@ SMOLLM2 = {
   "rms_norm_eps": 1e-05, "rope_interleaved": False, "rope_scaling": None, "rope_theta": 100000,
   "tie_word_embeddings": True, "vocab_size": 49152,
 }  # fmt: skip
+QWEN3 = {  # DeepSeek-R1-0528-Qwen3-8B
+  "attention_bias": False, "head_dim": 128, "hidden_act": "silu", "hidden_size": 4096,
+  "initializer_range": 0.02, "intermediate_size": 12288, "max_position_embeddings": 131072,
+  "model_type": "qwen3", "num_attention_heads": 32, "num_hidden_layers": 36,
+  "num_key_value_heads": 8, "rms_norm_eps": 1e-06,
+  "rope_scaling": {
+    "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768,
+  },
+  "rope_theta": 1000000, "tie_word_embeddings": False, "use_sliding_window": False,
+  "vocab_size": 151936,
+}  # fmt: skip
 RELEASED = {
+  "r1_0528_qwen3_8b": QWEN3,
   "v3_671b": V3,
   "v2_236b": V2,
   "v2_lite_16b": V2_LITE,
@@ -138,12 +150,33 @@ def test_missing_fields_have_transformers_defaults():
   for model_type, cls in {
     "deepseek_v3": "DeepseekV3Config",
     "qwen2": "Qwen2Config",
+    "qwen3": "Qwen3Config",
     "llama": "LlamaConfig",
   }.items():
     full = getattr(transformers, cls)().to_dict()
     assert from_json({"model_type": model_type}) == from_json(full | {"model_type": model_type})
   full = transformers.DeepseekV2Config(num_experts_per_tok=6).to_dict()
   assert from_json({"model_type": "deepseek_v2", "num_experts_per_tok": 6}) == from_json(full)
+
+
+def test_others_use_the_shape_of_v3():
+  """Moonlight's norms and Kimi's name; what MLA does not read of GQA is passed over."""
+  moonlight = V3 | {"rms_norm_eps": 1e-5, "q_lora_rank": None, "n_group": 1, "topk_group": 1}
+  config = from_json(moonlight | {"num_key_value_heads": 4, "num_nextn_predict_layers": 0})
+  assert (config.norm_eps, config.attention.q_latent, config.mtp_depth) == (1e-5, None, 0)
+  assert from_json(to_json(config)) == config
+  kimi = from_json(V3 | {"model_type": "kimi_k2"})
+  assert kimi == from_json(V3) and to_json(kimi)["model_type"] == "deepseek_v3"
+
+
+def test_bases_of_a_million_tokens_and_divided_positions():
+  long = from_json(RELEASED["r1_distill_llama_8b"] | {"rope_theta": 3580165449.0})
+  assert long.rope.theta == 3580165449.0 and from_json(to_json(long)) == long
+  coder = from_json(SMOLLM2 | {"rope_scaling": {"type": "linear", "factor": 4}})
+  assert coder.rope == RopeConfig(theta=1e5, scaling="linear", factor=4.0)
+  assert from_json(to_json(coder)) == coder
+  with pytest.raises(ConfigError, match="too large"):
+    from_json(SMOLLM2 | {"rope_theta": 1e300})
 
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
@@ -179,8 +212,6 @@ def test_odd_mscales_survive_the_trip(rope):
     (V3, {"topk_method": "greedy"}, "topk_method"),
     (V3, {"attention_bias": True}, "attention_bias"),
     (V3, {"rope_interleave": False}, "rope_interleave"),
-    (V3, {"rms_norm_eps": 1e-5}, "rms_norm_eps"),
-    (V3, {"num_key_value_heads": 4}, "num_key_value_heads"),
     (V3, {"num_experts_per_tok": 300}, "top_k"),
     (V3, {"rope_scaling": {"type": "longrope"}}, "longrope"),
     (V3, {"rope_scaling": {"type": "yarn", "factor": "x"}}, "factor"),
@@ -200,7 +231,6 @@ def test_what_has_no_hugging_face_form_is_refused():
   mini = preset("v3_mini")
   moe = mini.moe
   for change in (
-    {"norm_eps": 1e-5},
     {"moe": dataclasses.replace(moe, shared=0)},
     {"moe": dataclasses.replace(moe, group_score="max")},
     {"moe": dataclasses.replace(moe, scoring="softmax", group_score="max")},

@@ -26,7 +26,7 @@ PARAMS = {k: jnp.asarray(RNG.normal(size=s) * 0.5, jnp.float32) for k, s in SHAP
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(config, params, x_BTD):
-  layer = GQA(D, H, config, ROPE, 0.3, 64)
+  layer = GQA(D, H, config, ROPE, 1e-6, 0.3, 64)
   rotation = angles(ROPE, K, SPAN.positions_BT)
   return layer.apply({"params": params}, x_BTD, rotation, SPAN, SPAN, None, None)[0]
 

@@ -25,7 +25,7 @@ X = jnp.asarray(np.random.default_rng(0).normal(size=(B, T, D)), jnp.float32)
 
 
 def layer(config, block=64):
-  return MLA(D, H, config, ROPE, 1e-6, 0.3, block)
+  return MLA(D, H, config, ROPE, 0.3, block)
 
 
 def run(config, params, x_BTD, absorbed, block=64):

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from deepseek_jax.data.records import whole_text
 from deepseek_jax.data.tokenizer import Tokenizer
 
 
@@ -28,10 +29,12 @@ class Sample:
 def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
   """What a model reads before it answers: the prompt behind the begin token, if there is one."""
   begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-  return begin + tokenizer.encode(prompt)
+  return begin + tokenizer.encode(whole_text(prompt))
 
 
 def make_sample(tokenizer: Tokenizer, document: Document) -> Sample:
   """Tokens of prompt and text, ended by eos."""
   prompt = prompt_tokens(tokenizer, document.prompt)
-  return Sample([*prompt, *tokenizer.encode(document.text), tokenizer.eos_id], len(prompt))
+  return Sample(
+    [*prompt, *tokenizer.encode(whole_text(document.text)), tokenizer.eos_id], len(prompt)
+  )

@@ -15,7 +15,9 @@ import optax
 
 from deepseek_jax.config import from_dict, require, to_dict
 from deepseek_jax.data.document import Document, Sample, make_sample
-from deepseek_jax.data.pipeline import read_samples
+from deepseek_jax.data.omissions import Omissions
+from deepseek_jax.data.pipeline import read_samples, that_fit
+from deepseek_jax.data.records import read_records
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
 from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer
@@ -76,7 +78,7 @@ def run_distill(
       path = workdir.path / "traces.jsonl"
       if not path.exists():
         _write_traces(path, job, teacher, weights, teacher_tokenizer or tokenizer)
-    samples = _read_traces(path, tokenizer)
+    samples = _read_traces(path, tokenizer, job.data.length)
   else:
     samples = read_samples(job.data, tokenizer)
   compiled = PretrainConfig(job.loss_chunk, job.optimizer.ema_decay)
@@ -111,6 +113,11 @@ def _write_traces(
   write_atomically(path, "".join(lines))
 
 
-def _read_traces(path: Path, tokenizer: Tokenizer) -> list[Sample]:
-  records = map(json.loads, path.read_text(encoding="utf-8").split("\n")[:-1])
-  return [make_sample(tokenizer, Document(r["text"], r["prompt"])) for r in records]
+def _read_traces(path: Path, tokenizer: Tokenizer, length: int) -> list[Sample]:
+  """The traces that are not longer than a row; the others are left out and told."""
+  omissions, records = Omissions(str(path)), read_records(path)
+  made = ((place, make_sample(tokenizer, Document(r["text"], r["prompt"]))) for place, r in records)
+  samples = that_fit(made, length, omissions)
+  omissions.total(len(records))
+  require(bool(samples), omissions.nothing_left())
+  return samples

@@ -15,7 +15,8 @@ REQUIRED = [
   "tensorboardX>=2.6",
   "jaxtyping>=0.2.34",
   "matplotlib>=3.8",
-  "filelock>=3.12",  # with which JAX bounds its cache of compiled programs
+  "filelock>=3.12",  # for workdirs; and with it JAX bounds its cache of compiled programs
+  "PyYAML>=6",  # the heads of dataset cards
 ]
 
 EXTRAS = {

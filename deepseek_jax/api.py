@@ -23,6 +23,7 @@ from deepseek_jax.by_name import model_path
 from deepseek_jax.config import ComputeConfig, ConfigError, ModelConfig, from_dict, require
 from deepseek_jax.data.asking import sampling_defaults
 from deepseek_jax.data.conversation import Message, chat_prompt, stop_ids, text_prompt
+from deepseek_jax.data.records import whole_text
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
 from deepseek_jax.decode.engine import SamplingParams, SlotEngine
 from deepseek_jax.decode.reply import Reply, ReplyStream
@@ -136,9 +137,9 @@ class Model:
     require(self.tokenizer is not None, "the model has no tokenizer to read and write text with.")
     assert self.tokenizer is not None
     if isinstance(prompt, str):
-      asked = text_prompt(self.tokenizer, prompt)
+      asked = text_prompt(self.tokenizer, whole_text(prompt))
     else:
-      asked = chat_prompt(self.tokenizer, prompt, think)
+      asked = chat_prompt(self.tokenizer, [_whole(message) for message in prompt], think)
     room = self.config.max_context - len(asked.tokens)
     require(
       room > 0,
@@ -214,7 +215,7 @@ class Model:
   def _encode(self, prompt: str) -> list[int]:
     require(self.tokenizer is not None, "the model has no tokenizer; give prompts as token ids.")
     assert self.tokenizer is not None
-    return text_prompt(self.tokenizer, prompt).tokens
+    return text_prompt(self.tokenizer, whole_text(prompt)).tokens
 
 
 def load(
@@ -250,6 +251,12 @@ def load(
   config = from_dict(ModelConfig, values[node.model], f"{folder}: {node.model}")
   weights = jax.device_put(load_weights(folder / "checkpoints" / node.stage))
   return Model(config, weights, load_tokenizer(values["tokenizer"]), compute)
+
+
+def _whole(message: Any) -> Any:
+  """A message without halves of characters; what is no message stays as it is."""
+  content = message.get("content") if isinstance(message, dict) else None
+  return {**message, "content": whole_text(content)} if isinstance(content, str) else message
 
 
 def _finished_stage(folder: Path, stage: str) -> Node:

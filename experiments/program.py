@@ -6,6 +6,7 @@
 143  SIGTERM: the state was saved, and the same command goes on from there
 """
 
+import io
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -87,6 +88,9 @@ def run_in_main_thread() -> None:
 
 
 def _guarded(main: Callable[[], None]) -> None:
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="replace")  # what a console's encoding has not is shown as ?
   run_in_main_thread()
   cache = flags.FLAGS.compilation_cache
   if cache == "off":
@@ -100,7 +104,9 @@ def _guarded(main: Callable[[], None]) -> None:
     _exit(error, BAD_INPUT)
   except OSError as error:
     if not disk_is_full(error):
-      raise
+      if error.filename is None:
+        raise
+      _exit(f"{error.filename} cannot be used ({error.strerror}); name another.", BAD_INPUT)
     _exit(f"the disk is full ({error}); free some space and run the same command again.", BAD_INPUT)
   except TrainingDiverged as error:
     _exit(error, DIVERGED)

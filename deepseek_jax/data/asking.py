@@ -12,6 +12,7 @@ from typing import Any
 from deepseek_jax.config import require
 from deepseek_jax.data.conversation import OPENING, Prompt, chat_prompt, has_turns, text_prompt
 from deepseek_jax.data.hf_tokenizer import HFTokenizer
+from deepseek_jax.data.records import whole_text
 from deepseek_jax.data.special_tokens import END_THINK, THINK
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.tasks.templates import apply_template
@@ -27,6 +28,7 @@ def own_form(tokenizer: Tokenizer) -> str:
 
 def ask(tokenizer: Tokenizer, question: str, form: str) -> Prompt:
   """The prompt that asks `question` in a form; ConfigError if there is none of that name."""
+  question = whole_text(question)
   if form != TURNS:
     return text_prompt(tokenizer, apply_template(form, question))
   require(
@@ -44,6 +46,7 @@ def learn(tokenizer: Tokenizer, question: str, answer: str, form: str) -> tuple[
   opens one, an answer that begins with `<think>` goes on from there, and one without a thought is
   asked for without. One end token stands behind the answer, whether the text spells it or not.
   """
+  question, answer = whole_text(question), whole_text(answer)
   if form != TURNS:
     prompt = ask(tokenizer, question, form)
     tokens, bos = tokenizer.encode(answer), tokenizer.bos_id

@@ -26,7 +26,7 @@ class DataConfig:
   fim_rate: float = 0.0  # V3: 0.1
   epochs: int = 0  # 0: without end
   seed: int = 0
-  split: str = "train"  # of problems, stdlib, and hf directories that name splits
+  split: str = "train"  # of problems, stdlib, and directories that name splits
   text_field: str = "text"  # of records
   prompt_field: str = ""  # of records; empty: they have no prompt
   template: str = "plain"  # how prompts are put: turns | plain | one of tasks/templates.py

@@ -1,45 +1,99 @@
 """From a `DataConfig` to batches: source, shuffling, tokens, fill-in-the-middle, packing."""
 
 import functools
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import grain
 
-from deepseek_jax.by_name import dataset_path
-from deepseek_jax.config import require
+from deepseek_jax.config import ConfigError, require
 from deepseek_jax.data.config import DataConfig
+from deepseek_jax.data.dataset_files import files_below, find_files, find_split
 from deepseek_jax.data.document import Document, Sample, make_sample
 from deepseek_jax.data.fim import FillInTheMiddle
+from deepseek_jax.data.omissions import Omissions
 from deepseek_jax.data.problems import ProblemSource
-from deepseek_jax.data.sources import Fields, JsonlSource, TextSource
+from deepseek_jax.data.records import RecordError
+from deepseek_jax.data.sources import Fields, JsonSource, TextSource, fingerprint
 from deepseek_jax.data.stdlib import StdlibSource
 from deepseek_jax.data.stream import PackedStream
-from deepseek_jax.data.tables import hf_source, parquet_source
+from deepseek_jax.data.tables import TableSource
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
+from deepseek_jax.paths import local_path
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.types import Batch
 
 
 def open_source(config: DataConfig) -> Any:
   """The corpus as a `grain.sources.RandomAccessDataSource` of documents; empty: ConfigError."""
-  fields = Fields(config.text_field, config.prompt_field)
   source: Any
-  match config.source:
-    case "problems":
-      task = load_task(config.task)
-      source = ProblemSource(task, config.seed, config.split)  # type: ignore[arg-type]
-    case "stdlib":
-      source = StdlibSource(config.split)  # type: ignore[arg-type]
-    case "text":
-      source = TextSource(config.path)
-    case "jsonl":
-      source = JsonlSource(config.path, fields)
-    case "parquet":
-      source = parquet_source(config.path, fields)
-    case _:
-      source = hf_source(dataset_path(config.path), fields, config.split)
+  if config.source == "problems":
+    source = ProblemSource(load_task(config.task), config.seed, config.split)  # type: ignore[arg-type]
+  elif config.source == "stdlib":
+    source = StdlibSource(config.split)  # type: ignore[arg-type]
+  else:
+    files, fields = corpus_files(config), Fields(config.text_field, config.prompt_field)
+    if config.source == "text":
+      source = TextSource(files)
+    elif config.source == "parquet" or files[0].suffix in (".arrow", ".parquet"):
+      source = TableSource(files, fields)
+    else:
+      source = JsonSource(files, fields)
   require(len(source) > 0, f"the corpus is empty: {config.path or config.source} has no documents.")
   return source
+
+
+def corpus_files(config: DataConfig) -> list[Path]:
+  """The files that a corpus is read from, in their order; none of one that is made, not read.
+
+  Of a Hugging Face dataset Arrow files are looked for first, then Parquet, then JSON.
+  """
+  match config.source:
+    case "problems":
+      return []
+    case "stdlib":
+      return StdlibSource(config.split).files  # type: ignore[arg-type]
+    case "text":
+      return find_files(config.path, (".txt", ".md"))
+    case "jsonl":
+      return find_split(config.path, (".jsonl",), config.split)
+    case "parquet":
+      return find_split(config.path, (".parquet",), config.split)
+  root = local_path(config.path)
+  for ending in (".arrow", ".parquet", ".jsonl", ".json"):
+    if root.is_dir() and files_below(root, (ending,)):
+      return find_split(root, (ending,), config.split, dataset=True)
+  raise ConfigError(
+    f"data.path {config.path!r} is not a dataset directory of arrow, parquet, jsonl or json files."
+  )
+
+
+def corpus_fingerprint(config: DataConfig) -> dict[str, Any]:
+  """What tells whether a corpus is still the same; see `sources.fingerprint`."""
+  files = corpus_files(config)
+  root = StdlibSource(config.split).root if config.source == "stdlib" else None  # type: ignore[arg-type]
+  return fingerprint(files, root or local_path(config.path))
+
+
+class Readable:
+  """A source without the records that cannot be read or are empty: those have no text in it."""
+
+  def __init__(self, source: Any, omissions: Omissions):
+    self._source, self._omissions = source, omissions
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index: int) -> Document:
+    try:
+      document = self._source[index]
+    except RecordError as error:
+      self._omissions.add(self._source.where(index), str(error))
+      return Document("")
+    if not document.text and hasattr(self._source, "where"):
+      self._omissions.add(self._source.where(index), "has no text")
+    return document
 
 
 def sample_dataset(
@@ -78,17 +132,20 @@ def open_batches(
     prefetch: batches made ahead, at least 1.
 
   Raises:
-    ConfigError: the corpus cannot be read or is empty; from `next` if a document is bad.
+    ConfigError: the corpus cannot be read or is empty; from `next` if no document is any good.
+      Records that cannot be read are left out, and told.
   """
   tokenizer = load_tokenizer(config.tokenizer) if tokenizer is None else tokenizer
   source = open_source(config)
+  omissions = Omissions(config.path or config.source)
   stream = PackedStream(
-    sample_dataset(config, tokenizer, source),
+    sample_dataset(config, tokenizer, Readable(source, omissions)),
     batch=config.batch,
     length=config.length,
     packing=config.packing,
     pad_id=tokenizer.pad_id,
     epoch=len(source),
+    nothing=omissions.nothing_left,
   )
   return iter(grain.experimental.ThreadPrefetchIterDataset(stream, prefetch_buffer_size=prefetch))
 
@@ -96,16 +153,44 @@ def open_batches(
 def read_samples(config: DataConfig, tokenizer: Tokenizer | None = None) -> list[Sample]:
   """All samples of a finite corpus in its own order, prompts without loss: for `SampleBatches`.
 
+  Records that cannot be read, have no text, or are longer than a row are left out, and told.
+
   Raises:
-    ConfigError: the corpus is empty or without end.
+    ConfigError: the corpus is without end, or nothing of it is left.
   """
   require(config.source != "problems", "data.source problems has no end; give fine-tuning a file.")
   tokenizer = load_tokenizer(config.tokenizer) if tokenizer is None else tokenizer
   source = open_source(config)
-  documents = (source[i] for i in range(len(source)))
-  samples = [make_sample(tokenizer, d, config.template) for d in documents if d.text]
-  require(bool(samples), f"the corpus is empty: {config.path} has no text.")
+  omissions = Omissions(config.path or config.source)
+  documents = Readable(source, omissions)
+
+  def place(index: int) -> str:
+    return source.where(index) if hasattr(source, "where") else f"document {index}"
+
+  texts = ((place(i), documents[i]) for i in range(len(source)))
+  made = (
+    (where, make_sample(tokenizer, text, config.template)) for where, text in texts if text.text
+  )
+  samples = that_fit(made, config.length, omissions)
+  omissions.total(len(source))
+  require(bool(samples), omissions.nothing_left())
   return samples
+
+
+def that_fit(
+  samples: Iterable[tuple[str, Sample]], length: int, omissions: Omissions
+) -> list[Sample]:
+  """The samples, each given with its place, that have at most `length` tokens."""
+  kept = []
+  for where, sample in samples:
+    if len(sample) <= length:
+      kept.append(sample)
+    else:
+      why = (
+        f"has {len(sample)} tokens, more than data.length, {length}; raise it to keep the record"
+      )
+      omissions.add(where, why)
+  return kept
 
 
 def _tokens(

@@ -1,13 +1,26 @@
-"""Corpora of text files and JSON lines; each is a `grain.sources.RandomAccessDataSource`."""
+"""Corpora of text files and JSON records; each is a `grain.sources.RandomAccessDataSource`.
+
+A source raises RecordError for a record that it cannot read, and `where` says which that is.
+"""
 
 import dataclasses
-import json
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from deepseek_jax.config import ConfigError, require
 from deepseek_jax.data.document import Document
+from deepseek_jax.data.records import (
+  RecordError,
+  decode_text,
+  marked,
+  parse,
+  parse_array,
+  whole_text,
+)
+
+_BLOCK = 1 << 20  # bytes of a file that are read at a time
+_WHOLE = 256  # blocks: of larger files so many are hashed, evenly spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,109 +30,131 @@ class Fields:
   text: str = "text"
   prompt: str = ""
 
-  def document(self, record: Mapping[str, Any], where: str) -> Document:
-    """The record's document; ConfigError names `where` if a field is missing or not text."""
+  def document(self, record: Any) -> Document:
+    """The record's document; RecordError if a field is missing or not text."""
     return Document(
-      text=self._get(record, self.text, where),
-      prompt=self._get(record, self.prompt, where) if self.prompt else "",
+      text=self._get(record, self.text),
+      prompt=self._get(record, self.prompt) if self.prompt else "",
     )
 
-  def _get(self, record: Mapping[str, Any], name: str, where: str) -> str:
-    require(isinstance(record, Mapping), f"{where} is not a record with fields.")
+  def _get(self, record: Any, name: str) -> str:
+    if not isinstance(record, Mapping):
+      raise RecordError("is not a record with fields.")
     value = record.get(name)
-    require(
-      isinstance(value, str),
-      f"{where} has no text in field {name!r} (fields: {', '.join(map(str, record))}); "
-      "set data.text_field or data.prompt_field.",
-    )
-    return str(value)
+    if not isinstance(value, str):
+      raise RecordError(
+        f"has no text in field {name!r} (fields: {', '.join(map(str, record))}); "
+        "set data.text_field or data.prompt_field."
+      )
+    return whole_text(value)
 
 
 TEXT = Fields()
 
 
 class TextSource:
-  """Text files, a document each: one file, or all files of a directory with these endings."""
+  """Text files, a document each."""
 
-  def __init__(self, path: str | Path, endings: tuple[str, ...] = (".txt", ".md")):
-    self._files = find_files(path, endings)
+  def __init__(self, files: list[Path]):
+    self._files = files
 
   def __len__(self) -> int:
     return len(self._files)
 
   def __getitem__(self, index: int) -> Document:
-    path = self._files[int(index)]
     try:
-      return Document(path.read_text(encoding="utf-8"))
+      text = decode_text(self._files[int(index)].read_bytes())
     except UnicodeDecodeError as error:
-      raise ConfigError(f"{path} is not UTF-8 text ({error}).") from error
+      raise RecordError(f"is not UTF-8 text ({error}).") from error
+    except OSError as error:
+      raise RecordError(f"cannot be read ({error.strerror}).") from error
+    return Document(text.replace("\r\n", "\n").replace("\r", "\n"))
+
+  def where(self, index: int) -> str:
+    """Where a document lies."""
+    return str(self._files[int(index)])
 
 
-class JsonlSource:
-  """JSON lines, a document each, found by their offsets; blank lines are passed over."""
+class JsonSource:
+  """JSON records, a document each: lines, which are found by their offsets, or an array's items.
 
-  def __init__(self, path: str | Path, fields: Fields = TEXT, split: str = ""):
+  Blank lines are passed over. A file that is one array, or has a byte-order mark, is kept whole.
+  """
+
+  def __init__(self, files: list[Path], fields: Fields = TEXT):
     self._fields = fields
-    self._places: list[tuple[Path, int, int, int]] = []  # file, line number, offset, bytes
-    for file in find_files(path, (".jsonl",), split):
-      offset = 0
+    self._places: list[tuple[Path, int, int, int]] = []  # file, number, offset or -1, bytes
+    self._kept: dict[tuple[Path, int], Any] = {}  # records and lines of files kept whole
+    for file in files:
       with open(file, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-          if line.strip():
-            self._places.append((file, number, offset, len(line)))
-          offset += len(line)
+        begin = lines.read(_BLOCK)
+      if marked(begin) or begin.lstrip()[:1] == b"[":
+        self._keep(file)
+      else:
+        self._index(file)
 
   def __len__(self) -> int:
     return len(self._places)
 
   def __getitem__(self, index: int) -> Document:
     file, number, offset, size = self._places[int(index)]
+    if offset < 0:
+      record = self._kept[file, number]
+      return self._fields.document(parse(record) if isinstance(record, _Line) else record)
     with open(file, "rb") as lines:
       lines.seek(offset)
-      raw = lines.read(size)
+      return self._fields.document(parse(lines.read(size)))
+
+  def where(self, index: int) -> str:
+    """Where a record lies."""
+    file, number, offset, _ = self._places[int(index)]
+    array = offset < 0 and not isinstance(self._kept[file, number], _Line)
+    return f"{file}, {'record' if array else 'line'} {number}"
+
+  def _index(self, file: Path) -> None:
+    """Enters the lines of a file by their offsets."""
+    offset = 0
+    with open(file, "rb") as lines:
+      for number, line in enumerate(lines, start=1):
+        if line.strip():
+          self._places.append((file, number, offset, len(line)))
+        offset += len(line)
+
+  def _keep(self, file: Path) -> None:
+    """Enters the items of an array, or the lines of a text with a byte-order mark."""
     try:
-      record = json.loads(raw)
-    except ValueError as error:
-      raise ConfigError(f"{file}, line {number}, is not valid JSON ({error}).") from error
-    return self._fields.document(record, f"{file}, line {number},")
+      text = decode_text(file.read_bytes())
+    except UnicodeDecodeError:
+      self._index(file)  # whose lines are then told one by one
+      return
+    array = parse_array(text)
+    lines = [_Line(line) for line in text.split("\n")] if array is None else array
+    for number, record in enumerate(lines, start=1):
+      if not isinstance(record, _Line) or record.strip():
+        self._places.append((file, number, -1, 0))
+        self._kept[file, number] = record
 
 
-def find_files(path: str | Path, endings: tuple[str, ...], split: str = "") -> list[Path]:
-  """The file itself, or the files below a directory with one of the endings, in a fixed order.
+class _Line(str):
+  """A line that is still to be parsed, which an array's item that is text is not."""
 
-  Args:
-    path: a file, taken whatever its ending, or a directory. Hidden files are passed over.
-    endings: such as `.txt`.
-    split: of a directory that names splits in its files or folders (train, test, validation)
-      only those of this name; one without such names is taken whole.
 
-  Raises:
-    ConfigError: there is no such path or no such file below it.
+def fingerprint(files: Iterable[Path], root: Path) -> dict[str, Any]:
+  """Size and SHA-256 of each file below `root` (its own name, where root is the file).
+
+  Of a file beyond 256 MiB, 256 blocks of a MiB are hashed, the first and the last among them.
   """
-  root = Path(path)
-  require(root.exists(), f"data.path {str(path)!r} does not exist.")
-  if root.is_file():
-    return [root]
-  found = sorted(
-    file
-    for file in root.rglob("*")
-    if file.suffix in endings
-    and file.is_file()
-    and not any(part.startswith(".") for part in file.relative_to(root).parts)
-  )
-  require(bool(found), f"data.path {str(path)!r} holds no {' or '.join(endings)} files.")
-  named = {file: split_named(file.relative_to(root)) for file in found}
-  if not split or not any(named.values()):
-    return found
-  chosen = [file for file in found if named[file] == split]
-  require(bool(chosen), f"data.path {str(path)!r} holds no files of the split {split!r}.")
-  return chosen
-
-
-def split_named(path: Path) -> str:
-  """The split that a relative path names in a part of itself, or an empty string."""
-  for part in path.parts:
-    word = part.split(".")[0].split("-")[0].lower()
-    if word in ("train", "test", "validation", "valid", "dev", "eval"):
-      return word
-  return ""
+  found = {}
+  for file in files:
+    size, digest = file.stat().st_size, hashlib.sha256()
+    blocks = -(-size // _BLOCK)
+    places = range(blocks)
+    if blocks > _WHOLE:
+      places = [i * (blocks - 1) // (_WHOLE - 1) for i in range(_WHOLE)]  # type: ignore[assignment]
+    with open(file, "rb") as content:
+      for place in places:
+        content.seek(place * _BLOCK)
+        digest.update(content.read(_BLOCK))
+    name = file.name if file == root else file.relative_to(root).as_posix()
+    found[name] = {"bytes": size, "sha256": digest.hexdigest()}
+  return found

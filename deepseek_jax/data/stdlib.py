@@ -26,6 +26,7 @@ class StdlibSource:
 
   def __init__(self, split: Split = "train"):
     root = Path(sysconfig.get_paths()["stdlib"])
+    self.root = root
     self._files = [
       file
       for file in sorted(root.rglob("*.py"))
@@ -33,6 +34,11 @@ class StdlibSource:
       and 0 < file.stat().st_size <= _LARGEST
       and split_of_text(file.relative_to(root).as_posix(), _HELD_OUT_PERCENT) == split
     ]
+
+  @property
+  def files(self) -> list[Path]:
+    """The modules' files."""
+    return self._files
 
   def __len__(self) -> int:
     return 2 * len(self._files)

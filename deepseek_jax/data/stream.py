@@ -7,6 +7,7 @@ No token is lost and none repeated: what a row cannot hold begins the next one, 
   documents  each document, or what of it stands in a row, is a segment with positions of its own
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import grain
@@ -35,14 +36,17 @@ class PackedStream(grain.IterDataset[Batch]):
     packing: str,
     pad_id: int,
     epoch: int,
+    nothing: Callable[[], str] = lambda: "the corpus has no text in any document.",
   ):
-    """`epoch` is the number of documents before they repeat: so many without text are an error."""
+    """`epoch` is the number of documents before they repeat: so many without text are an error,
+    which `nothing` words."""
     super().__init__(documents)
     self.batch = batch
     self.length = length
     self.packing = packing
     self.pad_id = pad_id
     self.epoch = epoch
+    self.nothing = nothing
 
   def __iter__(self) -> "PackedIterator":
     return PackedIterator(self)
@@ -106,7 +110,7 @@ class PackedIterator(grain.DatasetIterator[Batch]):
         self._document += 1
         empty += 1
         if empty >= self._dataset.epoch:
-          raise ConfigError("the corpus has no text in any document; name another data.path.")
+          raise ConfigError(self._dataset.nothing())
     return self._sample
 
 

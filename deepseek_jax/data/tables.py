@@ -1,4 +1,4 @@
-"""Parquet files and local Hugging Face datasets; an extra: pip install 'deepseek-jax[parquet]'.
+"""Parquet and Arrow files; an extra: pip install 'deepseek-jax[parquet]'.
 
 Both are read a block (Parquet row group, Arrow record batch) at a time, the last few being kept:
 reading in order is fast; a shuffled Parquet corpus is best written with small row groups.
@@ -12,7 +12,8 @@ from typing import Any
 
 from deepseek_jax.config import ConfigError
 from deepseek_jax.data.document import Document
-from deepseek_jax.data.sources import TEXT, Fields, JsonlSource, find_files
+from deepseek_jax.data.records import RecordError
+from deepseek_jax.data.sources import TEXT, Fields
 
 _KEPT_BLOCKS = 8
 
@@ -31,13 +32,25 @@ class TableSource:
     return self._ends[-1] if self._ends else 0
 
   def __getitem__(self, index: int) -> Document:
-    index = int(index)
+    block, row = self._place(int(index))
+    try:
+      columns = self._read(block)
+      record = {name: column[row].as_py() for name, column in columns.items()}
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+      raise RecordError(f"cannot be read ({str(error).splitlines()[0]}).") from error
+    return self._fields.document(record)
+
+  def where(self, index: int) -> str:
+    """Where a row lies: its file, and its number there, counted from 1."""
+    block, row = self._place(int(index))
+    file = self._blocks[block][0]
+    before = sum(rows for other, _, rows in self._blocks[:block] if other == file)
+    return f"{file}, row {before + row + 1}"
+
+  def _place(self, index: int) -> tuple[int, int]:
+    """The block of a row, and its place there."""
     block = bisect.bisect_right(self._ends, index)
-    file, _, rows = self._blocks[block]
-    row = index - (self._ends[block] - rows)
-    columns = self._read(block)
-    record = {name: column[row].as_py() for name, column in columns.items()}
-    return self._fields.document(record, f"{file}, row {index} of the corpus,")
+    return block, index - (self._ends[block] - self._blocks[block][2])
 
   def _open(self, file: Path) -> list[tuple[Path, int, int]]:
     """The blocks of a file: (file, its number in it, rows)."""
@@ -69,34 +82,6 @@ class TableSource:
     else:
       table = _pyarrow("parquet").ParquetFile(file).read_row_group(number, columns=self._columns)
     return {name: table.column(name) for name in self._columns}
-
-
-def parquet_source(path: str | Path, fields: Fields = TEXT) -> TableSource:
-  """A Parquet file, or all below a directory."""
-  return TableSource(find_files(path, (".parquet",)), fields)
-
-
-def hf_source(
-  path: str | Path, fields: Fields = TEXT, split: str = "train"
-) -> TableSource | JsonlSource:
-  """A local Hugging Face dataset: what `save_to_disk` wrote, or a downloaded repository.
-
-  Arrow files are looked for first, then Parquet, then JSON lines.
-  """
-  for ending in (".arrow", ".parquet"):
-    if Path(path).is_dir() and any(Path(path).rglob(f"*{ending}")):
-      return TableSource(find_files(path, (ending,), split), fields)
-  return JsonlSource(find_jsonl(path), fields, split)
-
-
-def find_jsonl(path: str | Path) -> Path:
-  """The directory, if it holds JSON lines; ConfigError otherwise."""
-  root = Path(path)
-  if not root.is_dir() or not any(root.rglob("*.jsonl")):
-    raise ConfigError(
-      f"data.path {str(path)!r} is not a dataset directory of arrow, parquet or jsonl files."
-    )
-  return root
 
 
 @functools.lru_cache(maxsize=_KEPT_BLOCKS)

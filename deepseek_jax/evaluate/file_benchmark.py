@@ -1,10 +1,11 @@
-"""A benchmark from a file of JSON lines: {"prompt": ..., "answer": ...}, "language" if it likes."""
+"""A benchmark from JSON, lines or an array: {"prompt": ..., "answer": ...}, maybe "language"."""
 
 import dataclasses
-import json
 import os
+from typing import Any
 
-from deepseek_jax.config import ConfigError, require
+from deepseek_jax.config import require
+from deepseek_jax.data.records import read_records, whole_text
 from deepseek_jax.evaluate.answers import extract_answer, same_answer
 from deepseek_jax.paths import local_path
 from deepseek_jax.tasks.languages import language_share
@@ -37,25 +38,16 @@ class FileBenchmark:
 def load_file_benchmark(path: str | os.PathLike[str]) -> FileBenchmark:
   """Reads a benchmark; ConfigError names the line and what is wrong with it."""
   path = local_path(path)
-  try:
-    lines = path.read_text(encoding="utf-8").splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise ConfigError(f"The benchmark {path} cannot be read ({error}).") from error
   problems = tuple(
-    _problem(line, f"{path}, line {number},", path.stem, number)
-    for number, line in enumerate(lines, start=1)
-    if line.strip()
+    _problem(record, f"{where},", path.stem, number)
+    for number, (where, record) in enumerate(read_records(path), start=1)
   )
   require(len(problems) > 0, f"The benchmark {path} has no problems in it.")
   return FileBenchmark(path.stem, problems)
 
 
-def _problem(line: str, where: str, name: str, number: int) -> Problem:
-  """One line's problem."""
-  try:
-    record = json.loads(line)
-  except ValueError as error:
-    raise ConfigError(f"{where} is not valid JSON ({error}).") from error
+def _problem(record: Any, where: str, name: str, number: int) -> Problem:
+  """One record's problem."""
   require(isinstance(record, dict), f"{where} is not a JSON object.")
   require(
     isinstance(record.get("prompt"), str) and record["prompt"].strip() != "",
@@ -69,7 +61,7 @@ def _problem(line: str, where: str, name: str, number: int) -> Problem:
   language = record.get("language", "en")
   require(isinstance(language, str), f'{where} has a field "language" that is not text.')
   return Problem(
-    prompt=record["prompt"],
+    prompt=whole_text(record["prompt"]),
     task=name,
     key=f"{name} {number}",
     language=language,

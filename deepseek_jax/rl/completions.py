@@ -1,6 +1,7 @@
 """Drawing completions of a task's problems from a model, and judging them."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ from deepseek_jax.decode.engine import Engine, SamplingParams
 from deepseek_jax.decode.sampling import sample_keys
 from deepseek_jax.tasks.task import Problem, Score, Task
 from deepseek_jax.types import Weights
+
+_TRIES = 20  # problems that are looked at for each that is wanted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,39 @@ def training_problems(task: Task, first: int, count: int, seed: int) -> list[Pro
       require(size is None, f"The task {task.name!r} has no training problems.")
       size = _size(task, index, seed)
   return problems
+
+
+def fitting_problems(
+  task: Task, tokenizer: Tokenizer, first: int, count: int, seed: int, room: int, template: str
+) -> tuple[list[Problem], int]:
+  """Training problems from `first` on whose prompts have at most `room` tokens.
+
+  Also how many had more. Those are told, and later problems take their places. ConfigError where
+  none of many fits.
+  """
+  kept: list[Problem] = []
+  left_out, at, shortest = 0, first, 0
+  while len(kept) < count and at < first + _TRIES * count:
+    wanted = count - len(kept)
+    for problem in training_problems(task, at, wanted, seed):
+      size = len(ask(tokenizer, problem.prompt, template).tokens)
+      if size <= room:
+        kept.append(problem)
+        continue
+      left_out, shortest = left_out + 1, min(size, shortest or size)
+      print(
+        f"left out: problem {problem.key} of {task.name} has a prompt of {size} tokens, more than "
+        f"the {room} that rollout.width leaves beside rollout.max_new",
+        file=sys.stderr,
+        flush=True,
+      )
+    at += wanted
+  require(
+    bool(kept),
+    f"No prompt of {task.name} fits: the shortest of {left_out} has {shortest} tokens, and "
+    f"rollout.width less rollout.max_new is {room}; raise rollout.width.",
+  )
+  return kept, left_out
 
 
 def _size(task: Task, bound: int, seed: int) -> int:

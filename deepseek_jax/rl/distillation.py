@@ -16,8 +16,11 @@ import optax
 from deepseek_jax.by_name import pinned
 from deepseek_jax.config import from_dict, require, to_dict
 from deepseek_jax.data.asking import own_form
+from deepseek_jax.data.config import DataConfig
 from deepseek_jax.data.document import Document, Sample, make_sample
-from deepseek_jax.data.pipeline import read_samples
+from deepseek_jax.data.omissions import Omissions
+from deepseek_jax.data.pipeline import read_samples, that_fit
+from deepseek_jax.data.records import read_records
 from deepseek_jax.data.tokenizer import Tokenizer, same_tokens
 from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer
@@ -99,7 +102,7 @@ def run_distill(
       path = workdir.path / "traces.jsonl"
       if not path.exists():
         _write_traces(path, job, teacher, weights, theirs)
-    samples = _read_traces(path, tokenizer, job.data.template)
+    samples = _read_traces(path, tokenizer, job.data)
   else:
     samples = read_samples(job.data, tokenizer)
   compiled = PretrainConfig(job.loss_chunk, job.optimizer.ema_decay)
@@ -134,6 +137,12 @@ def _write_traces(
   write_atomically(path, "".join(lines))
 
 
-def _read_traces(path: Path, tokenizer: Tokenizer, template: str) -> list[Sample]:
-  records = map(json.loads, path.read_text(encoding="utf-8").split("\n")[:-1])
-  return [make_sample(tokenizer, Document(r["text"], r["prompt"]), template) for r in records]
+def _read_traces(path: Path, tokenizer: Tokenizer, data: DataConfig) -> list[Sample]:
+  """The traces that are not longer than a row; the others are left out and told."""
+  omissions, records = Omissions(str(path)), read_records(path)
+  documents = ((place, Document(r["text"], r["prompt"])) for place, r in records)
+  made = ((place, make_sample(tokenizer, document, data.template)) for place, document in documents)
+  samples = that_fit(made, data.length, omissions)
+  omissions.total(len(records))
+  require(bool(samples), omissions.nothing_left())
+  return samples

@@ -13,7 +13,7 @@ from deepseek_jax.rl.advantages import (
   group_advantages,
   token_weights,
 )
-from deepseek_jax.rl.completions import Completion, draw, training_problems
+from deepseek_jax.rl.completions import Completion, draw, fitting_problems
 from deepseek_jax.rl.packing import pack
 from deepseek_jax.rl.rewards import RewardConfig, Transform, rewards
 from deepseek_jax.tasks.task import Task
@@ -95,7 +95,11 @@ def roll_out(
   transform: Transform | None = None,
 ) -> Rollout:
   """Rollout number `iteration`: a function of its arguments alone, so that it can be redone."""
-  problems = training_problems(task, iteration * config.prompts, config.prompts, seed)
+  room = config.width - config.max_new
+  first = iteration * config.prompts
+  problems, left_out = fitting_problems(
+    task, tokenizer, first, config.prompts, seed, room, config.template
+  )
   params = SamplingParams(max_new=config.max_new, temperature=config.temperature)
   completions = draw(
     engine,
@@ -108,12 +112,6 @@ def roll_out(
     (seed, iteration),
     config.template,
   )
-  longest = max(len(c.prompt) for c in completions)
-  require(
-    longest + config.max_new <= config.width,
-    f"A prompt has {longest} tokens, which with rollout.max_new, {config.max_new}, exceed "
-    f"rollout.width, {config.width}; raise the width.",
-  )
   rewards_BJ = rewards(completions, config.group, config.reward)
   if transform is not None:
     rewards_BJ = transform(rewards_BJ, iteration)
@@ -122,7 +120,8 @@ def roll_out(
   return Rollout(
     updates=_cut(completions, advantages, config, tokenizer.pad_id),
     completions=completions,
-    report=_report(completions, rewards_BJ, advantages),
+    report=_report(completions, rewards_BJ, advantages)
+    | ({"left_out": float(left_out)} if left_out else {}),
   )
 
 

@@ -207,8 +207,8 @@ def _newest_whole(
   newest, reason = failures[0]
   raise ConfigError(
     f"{directory / str(newest)} does not hold the state this run needs ({_first_line(reason)}), "
-    f"nor does any other in {directory}; put a whole copy of this model back, or delete the folder "
-    "to begin anew."
+    f"nor does any other in {directory}; put a copy back that is whole and of this model, or "
+    "delete the folder to begin anew."
   ) from reason
 
 

@@ -12,7 +12,7 @@ import optax
 from deepseek_jax.by_name import pinned
 from deepseek_jax.config import ComputeConfig, ModelConfig, from_dict, require
 from deepseek_jax.data.config import DataConfig
-from deepseek_jax.data.pipeline import open_batches
+from deepseek_jax.data.pipeline import corpus_fingerprint, open_batches
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.seeds import check_seed
 from deepseek_jax.sharding import MeshConfig, shard_batch
@@ -92,7 +92,8 @@ def run_pretrain(
     step = make_step(model, tx, PretrainConfig(job.loss_chunk, job.optimizer.ema_decay))
     return step, make_feed(job, batches, position, model.mesh)
 
-  return run_job(job, tokenizer, directory, parts, stage=stage)
+  corpus = corpus_fingerprint(job.data)
+  return run_job(job, tokenizer, directory, parts, stage=stage, corpus=corpus)
 
 
 def make_feed(

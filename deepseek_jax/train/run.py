@@ -1,8 +1,8 @@
 """What is the same in every training job: workdir, start or resume, loop, and letting go."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import optax
 from jax.sharding import Mesh
@@ -51,8 +51,11 @@ def run_job(
   parts: Parts,
   reference: bool = False,
   stage: str = "",
+  corpus: Mapping[str, Any] | None = None,
 ) -> tuple[TrainState, Position]:
   """Trains, or goes on training, in the workdir `directory`; `stage` prefixes lines of progress.
+
+  `corpus` is the fingerprint of what it learns from, which must not change (`keep_corpus`).
 
   Raises:
     ConfigError: the input is bad, or the directory is another run's.
@@ -64,6 +67,8 @@ def run_job(
   )
   mesh = make_mesh(job.mesh) if job.mesh.devices > 1 else None
   with Workdir(directory, to_dict(job)) as workdir:
+    if corpus:
+      workdir.keep_corpus(corpus)
     return _run(job, tokenizer, workdir, mesh, parts, reference, stage)
 
 

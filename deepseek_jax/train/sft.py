@@ -17,7 +17,7 @@ from deepseek_jax.by_name import pinned
 from deepseek_jax.config import require
 from deepseek_jax.data.asking import PLAIN, own_form
 from deepseek_jax.data.document import Sample
-from deepseek_jax.data.pipeline import read_samples
+from deepseek_jax.data.pipeline import corpus_fingerprint, read_samples
 from deepseek_jax.data.samples import SampleBatches
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.model.transformer import Transformer
@@ -94,4 +94,5 @@ def tune(
   ) -> tuple[StepFn, FeedFn]:
     return make(model, tx), make_feed(job, batches, position, model.mesh)
 
-  return run_job(job, tokenizer, directory, parts, stage=stage)
+  corpus = corpus_fingerprint(data)
+  return run_job(job, tokenizer, directory, parts, stage=stage, corpus=corpus)

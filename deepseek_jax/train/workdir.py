@@ -65,6 +65,27 @@ class Workdir:
         f"--workdir {self.path} cannot be written ({error.strerror}); name another."
       ) from error
 
+  def keep_corpus(self, files: Mapping[str, Any]) -> None:
+    """Notes the run's corpus by its fingerprint; ConfigError if it is not the one it began with.
+
+    A run that noted none, for it is older than that, notes what it finds.
+    """
+    note, now = self.path / "corpus.json", json.loads(json.dumps(files))
+    if note.is_file():
+      try:
+        before = json.loads(note.read_text(encoding="utf-8"))
+      except ValueError as error:
+        raise ConfigError(f"{note} is not valid JSON ({error}); delete it.") from error
+      changed = sorted(n for n in before.keys() | now.keys() if before.get(n) != now.get(n))
+      more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+      require(
+        not changed,
+        f"the corpus is not the one that the run in {self.path} began with: "
+        f"{', '.join(changed[:_NAMED])}{more} differ; bring back what was there, name another "
+        f"--workdir, or delete {note} to go on with this one in another order.",
+      )
+    write_atomically(note, json.dumps(now, indent=1) + "\n")
+
   def close(self) -> None:
     """Lets other processes have it."""
     self._lock.release()

@@ -200,7 +200,7 @@ def test_updates_share_out_every_telling_sample(compiled):
 
 
 def test_a_prompt_that_does_not_fit_is_named(compiled):
-  with pytest.raises(ConfigError, match="prompt has 2 tokens, which with rollout.max_new, 4"):
+  with pytest.raises(ConfigError, match="has 2 tokens, and rollout.width less"):
     rollout(compiled, width=5)
 
 
@@ -242,3 +242,25 @@ def test_a_dense_model_is_reinforced_too():
   _, records = iterate(stage, state, 0, 10)
   assert records[-1]["correct"] > 0.7 and records[0]["mismatch"] < 1e-4
   assert "kl" not in records[0] and records[0]["experts_differ"] == 0
+
+
+class Wordy(Bandit):
+  """A bandit of which one problem is longer than the others."""
+
+  def sample(self, split, index, seed, language=None):
+    problem = super().sample(split, index, seed)
+    return dataclasses.replace(problem, prompt="a " * 20 + "?") if index == 1 else problem
+
+
+def test_a_prompt_that_is_too_long_is_left_out_and_told_before_sampling(compiled, capsys):
+  config = dataclasses.replace(CONFIG.rollout, width=16)
+  given = (compiled["engine"], compiled["weights"], Wordy(), TOKENIZER, config, 0, 0)
+  rolled = roll_out(*given)
+  assert rolled.report["left_out"] == 2  # of a task of three problems, gone through once and a half
+  assert len(rolled.completions) == 4 * 8
+  assert {c.problem.key for c in rolled.completions} == {"0", "2"}
+  assert (
+    "problem 1 of bandit has a prompt of 21 tokens, more than the 12" in capsys.readouterr().err
+  )
+  plain = roll_out(*given[:2], Bandit(), *given[3:])
+  assert "left_out" not in plain.report

@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from deepseek_jax.config import ConfigError
+from deepseek_jax.data.config import DataConfig
+from deepseek_jax.data.pipeline import corpus_fingerprint
 from deepseek_jax.train.metrics import MetricsLog, read_metrics
 from deepseek_jax.train.workdir import Workdir, read_config, write_atomically
 
@@ -165,3 +167,18 @@ def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
 def test_text_that_is_none_is_written_as_what_can_be(tmp_path):
   write_atomically(tmp_path / "x", "a \ud83d b")
   assert (tmp_path / "x").read_text() == "a ? b"
+
+
+def test_a_corpus_that_changed_is_told(tmp_path):
+  path = tmp_path / "x.jsonl"
+  path.write_text('{"text": "a"}\n')
+  config = DataConfig(source="jsonl", path=str(path))
+  with Workdir(tmp_path / "w", CONFIG) as workdir:
+    workdir.keep_corpus(corpus_fingerprint(config))
+    workdir.keep_corpus(corpus_fingerprint(config))
+    with open(path, "a") as file:
+      file.write('{"text": "b"}\n')
+    with pytest.raises(ConfigError, match="not the one that the run in .* began with: x.jsonl"):
+      workdir.keep_corpus(corpus_fingerprint(config))
+    (workdir.path / "corpus.json").unlink()  # as the sentence says
+    workdir.keep_corpus(corpus_fingerprint(config))

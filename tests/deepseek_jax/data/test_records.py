@@ -1,0 +1,92 @@
+"""Files as people write them: splits, encodings, and records that are left out and told."""
+
+import json
+
+import pytest
+
+from deepseek_jax.config import ConfigError
+from deepseek_jax.data.config import DataConfig
+from deepseek_jax.data.pipeline import open_batches, open_source, read_samples
+from deepseek_jax.data.records import whole_text
+from deepseek_jax.evaluate.file_benchmark import load_file_benchmark
+
+
+def texts(path, source="jsonl", **fields):
+  corpus = open_source(DataConfig(source=source, path=str(path), **fields))
+  return [corpus[i].text for i in range(len(corpus))]
+
+
+def write(path, *records):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text("".join(json.dumps({"text": r}) + "\n" for r in records), encoding="utf-8")
+
+
+@pytest.mark.parametrize("source", ["hf", "jsonl"])
+def test_only_the_named_split_is_read(tmp_path, source):
+  write(tmp_path / "train_sft-0.jsonl", "a")
+  write(tmp_path / "test_sft-0.jsonl", "b")
+  assert texts(tmp_path, source) == ["a"]
+  assert texts(tmp_path, source, split="test_sft") == ["b"]
+  with pytest.raises(ConfigError, match="test_sft, train_sft"):
+    texts(tmp_path, source, split="validation")
+  write(tmp_path / "train_gen-0.jsonl", "c")
+  with pytest.raises(ConfigError, match="several splits"):
+    texts(tmp_path, source)
+
+
+def test_of_several_configurations_one_has_to_be_named(tmp_path):
+  for folder in ("data", "extended"):
+    write(tmp_path / folder / "train-00000-of-00001.jsonl", folder)
+  with pytest.raises(ConfigError, match="data/train, extended/train"):
+    texts(tmp_path, "hf")
+  assert texts(tmp_path, "hf", split="extended/train") == ["extended"]
+  assert texts(tmp_path / "data", "hf") == ["data"]
+
+
+def test_the_cards_configurations_are_heeded(tmp_path):
+  write(tmp_path / "x" / "one.jsonl", "one")
+  write(tmp_path / "x" / "two.jsonl", "two")
+  files = "  data_files:\n  - split: train\n    path: x/{}.jsonl\n"
+  entries = "".join(f"- config_name: {n}\n{files.format(n)}" for n in ("one", "two"))
+  (tmp_path / "README.md").write_text(f"---\nconfigs:\n{entries}---\n# A card\n")
+  with pytest.raises(ConfigError, match="one/train, two/train"):
+    texts(tmp_path, "hf")
+  assert texts(tmp_path, "hf", split="two/train") == ["two"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lines_and_arrays_are_read_in_any_unicode(tmp_path, encoding):
+  lines, array = tmp_path / "x.jsonl", tmp_path / "x.json"
+  records = [{"text": "a\u2028b\u0085c", "prompt": "p\u2028q", "answer": "1"}] * 2
+  dump = [json.dumps(record, ensure_ascii=False) for record in records]
+  lines.write_text("\n".join(dump), encoding=encoding)
+  array.write_text("[\n" + ",\n".join(dump) + "\n]", encoding=encoding)
+  for path in (lines, array):
+    if path is array or encoding != "utf-16":
+      assert texts(path) == ["a\u2028b\u0085c"] * 2
+    assert [p.prompt for p in load_file_benchmark(path).problems] == ["p\u2028q"] * 2
+
+
+def test_half_a_character_is_replaced(tmp_path):
+  assert whole_text("a \ud83d b \ud83d\ude00 é") == "a \ufffd b 😀 é"
+  write(tmp_path / "x.jsonl", "a \ud83d b")
+  assert texts(tmp_path / "x.jsonl") == ["a \ufffd b"]
+
+
+def test_what_cannot_be_learnt_is_left_out_and_told(tmp_path, capsys):
+  path = tmp_path / "x.jsonl"
+  write(path, "good", "x" * 50, "")
+  with open(path, "ab") as file:
+    file.write(b'{"text": \n{"txet": "a"}\n{"text": "\xff"}\n{"text": "last"}\n')
+  config = DataConfig(
+    source="jsonl", path=str(path), tokenizer="byte", batch=1, length=20, epochs=1
+  )
+  assert len(read_samples(config)) == 2
+  told = capsys.readouterr().err
+  for line, why in ((2, "51 tokens"), (3, "no text"), (4, "JSON"), (5, "'text'"), (6, "JSON")):
+    assert any(f"x.jsonl, line {line}, " in t and why in t for t in told.splitlines()), told
+  cut = sum(int((batch.segments_BT > 0).sum()) for batch in open_batches(config))
+  assert cut == 51 + 5 + 5  # running text is cut, so that only what is damaged goes
+  write(path, "x" * 50)
+  with pytest.raises(ConfigError, match="line 1, has 51 tokens, more than data.length, 20"):
+    read_samples(config)

@@ -1,0 +1,53 @@
+"""How the programs meet what a console, a path or a prompt may hold."""
+
+import io
+import sys
+
+import pytest
+
+from deepseek_jax import api
+from deepseek_jax.config import GQAConfig, ModelConfig
+from deepseek_jax.data.tokenizer import load_tokenizer
+from experiments import program
+from tests.deepseek_jax.decode.mini import random_weights
+
+
+def outcome(monkeypatch, main, encoding="ascii"):
+  """Status, and what a console of the encoding showed."""
+  out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+  err = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+  monkeypatch.setattr(sys, "stdout", out)
+  monkeypatch.setattr(sys, "stderr", err)
+  program.flags.FLAGS(["test"])
+  status = 0
+  try:
+    program._guarded(main)
+  except SystemExit as error:
+    status = error.code
+  out.flush(), err.flush()
+  return status, out.buffer.getvalue().decode(), err.buffer.getvalue().decode()
+
+
+def test_a_console_shows_what_its_encoding_has(monkeypatch):
+  status, out, _ = outcome(monkeypatch, lambda: print("né \udcff"))
+  assert (status, out) == (0, "n? ?\n")
+
+
+def test_a_file_that_cannot_be_used_is_one_sentence(monkeypatch, tmp_path):
+  def main():
+    (tmp_path / "absent" / "file").read_bytes()
+
+  status, _, err = outcome(monkeypatch, main)
+  assert status == 2
+  assert "absent/file cannot be used (No such file or directory)" in err
+  assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("prompt", ["a \udcff", [{"role": "user", "content": "a \ud83d"}]])
+def test_a_prompt_with_half_a_character_is_answered(prompt):
+  tokenizer = load_tokenizer("byte")
+  config = ModelConfig(
+    vocab=tokenizer.vocab_size, d_model=8, layers=1, heads=1, dense_ff=8, attention=GQAConfig(1, 8)
+  )
+  model = api.Model(config, random_weights(config)[1], tokenizer)
+  assert model.stream(prompt, max_new=2).reply.tokens <= 2

@@ -20,7 +20,6 @@ from deepseek_jax.data.stdlib import StdlibSource
 from deepseek_jax.data.stream import PackedStream
 from deepseek_jax.data.tables import TableSource
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
-from deepseek_jax.paths import local_path
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.types import Batch
 
@@ -60,7 +59,7 @@ def corpus_files(config: DataConfig) -> list[Path]:
       return find_split(config.path, (".jsonl",), config.split)
     case "parquet":
       return find_split(config.path, (".parquet",), config.split)
-  root = local_path(config.path)
+  root = dataset_path(config.path)
   for ending in (".arrow", ".parquet", ".jsonl", ".json"):
     if root.is_dir() and files_below(root, (ending,)):
       return find_split(root, (ending,), config.split, dataset=True)
@@ -73,7 +72,7 @@ def corpus_fingerprint(config: DataConfig) -> dict[str, Any]:
   """What tells whether a corpus is still the same; see `sources.fingerprint`."""
   files = corpus_files(config)
   root = StdlibSource(config.split).root if config.source == "stdlib" else None  # type: ignore[arg-type]
-  return fingerprint(files, root or local_path(config.path))
+  return fingerprint(files, root or dataset_path(config.path))
 
 
 class Readable:

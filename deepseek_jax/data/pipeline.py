@@ -7,6 +7,7 @@ from typing import Any
 
 import grain
 
+from deepseek_jax.by_name import dataset_path
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.data.config import DataConfig
 from deepseek_jax.data.dataset_files import files_below, find_files, find_split

@@ -51,7 +51,7 @@ def extract_answer(text: str) -> str | None:
 
 
 def lenient_answer(text: str) -> str | None:
-  """The answer in whatever form: as `extract_answer`, or else the last number behind the thought."""
+  """The answer in whatever form: that of `extract_answer`, or else the last number that is said."""
   found = extract_answer(text)
   if found is not None:
     return found

@@ -15,8 +15,9 @@ from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import Engine, Samples, SamplingParams
 from deepseek_jax.decode.sampling import sample_keys
 from deepseek_jax.evaluate import estimators
-from deepseek_jax.evaluate.answers import extract_answer
+from deepseek_jax.evaluate.answers import extract_answer, group_answers, lenient_answer, same_answer
 from deepseek_jax.evaluate.figures import Figure, figure
+from deepseek_jax.evaluate.file_benchmark import FileBenchmark
 from deepseek_jax.evaluate.reflection import count_reflection
 from deepseek_jax.seeds import check_seed
 from deepseek_jax.tasks.response import thought_of
@@ -101,6 +102,7 @@ class Evaluation:
   reflection_PJ: np.ndarray  # reflection words
   waits_PJ: np.ndarray  # those that mean `wait`
   checks_PJ: np.ndarray  # 1 where the thought has a word that means `check`
+  lenient_PJ: np.ndarray | None = None  # right in whatever form, of problems with a known answer
 
   def figures(self, stage: str) -> list[Figure]:
     """All figures of this evaluation; pass@k for k = 1 and, from two samples on, all of them."""
@@ -110,6 +112,8 @@ class Evaluation:
     if count > 1 and np.isin(self.correct_PJ, (0, 1)).all():
       best_P = estimators.pass_at_k(self.correct_PJ, count)
       estimates[f"pass@{count}"] = estimators.share(best_P)
+    if self.lenient_PJ is not None:
+      estimates["lenient"] = estimators.share(self.lenient_PJ.mean(axis=1))
     if count > 1:
       estimates[f"cons@{count}"] = estimators.share(self.consensus_P())
     estimates |= {
@@ -128,7 +132,7 @@ class Evaluation:
 
   def consensus_P(self) -> np.ndarray:
     """Whether each problem's commonest answer is right."""
-    answers = [[extract_answer(text) for text in texts] for texts in self.texts]
+    answers = [group_answers([extract_answer(text) for text in texts]) for texts in self.texts]
     return estimators.consensus(answers, self.correct_PJ)
 
   def records(self) -> Iterator[dict[str, Any]]:
@@ -273,4 +277,13 @@ def judge(
     reflection_PJ=spread([count.total() for count in words]),
     waits_PJ=spread([count["wait"] for count in words]),
     checks_PJ=spread([count["check"] > 0 for count in words]),
+    lenient_PJ=spread([_lenient(p, t) for p, t in zip(owners, texts, strict=True)])
+    if isinstance(task, FileBenchmark)
+    else None,
   )
+
+
+def _lenient(problem: Problem, text: str) -> bool:
+  """Whether the last box, or else the last number, of a completion is the problem's answer."""
+  answer = lenient_answer(text)
+  return answer is not None and same_answer(answer, problem.answer or "")

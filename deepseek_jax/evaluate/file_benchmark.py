@@ -1,6 +1,7 @@
 """A benchmark from JSON, lines or an array: {"prompt": ..., "answer": ...}, maybe "language"."""
 
 import dataclasses
+import math
 import os
 from typing import Any
 
@@ -57,6 +58,10 @@ def _problem(record: Any, where: str, name: str, number: int) -> Problem:
   require(
     isinstance(answer, (str, int, float)) and not isinstance(answer, bool),
     f'{where} has no text or number in the field "answer".',
+  )
+  require(
+    math.isfinite(answer) if isinstance(answer, float) else str(answer).strip() != "",
+    f'{where} has {answer!r} in the field "answer", which no answer can equal.',
   )
   language = record.get("language", "en")
   require(isinstance(language, str), f'{where} has a field "language" that is not text.')

@@ -5,7 +5,12 @@ import json
 import pytest
 
 from deepseek_jax.config import ConfigError
-from deepseek_jax.evaluate.answers import extract_answer, same_answer
+from deepseek_jax.evaluate.answers import (
+  extract_answer,
+  group_answers,
+  lenient_answer,
+  same_answer,
+)
 from deepseek_jax.evaluate.file_benchmark import load_file_benchmark
 from deepseek_jax.evaluate.reflection import count_reflection
 from deepseek_jax.tasks.languages import WORDS
@@ -43,6 +48,14 @@ def test_the_mini_tasks_words_of_reflection_are_known():
     ("<think> \\boxed{1} </think> no box", None),
     ("an open \\boxed{3", None),
     ("7", None),
+    ("<think> 3 </think> <answer> \\boxed{5} </answer>", "5"),
+    ("<think> 3 </think> <answer> $\\boxed{5}$ </answer>", "5"),
+    ("\\boxed{5}. Check again: \\boxed{5", "5"),
+    ("so \\boxed 5", "5"),
+    ("so \\boxed {5}", "5"),
+    ("so \\fbox{5}", "5"),
+    ("so \\boxed{\\boxed{5}}", "5"),
+    ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
   ],
 )
 def test_the_answer_is_found(text, answer):
@@ -60,10 +73,60 @@ def test_the_answer_is_found(text, answer):
     ("7", "8", False),
     ("nan", "nan", True),
     ("inf", "1e999", False),
+    ("1234567891", "1234567890", False),
+    ("1" * 400, "1" * 399 + "2", False),
+    ("1" * 400, "1" * 400, True),
+    ("\\$18", "18", True),
+    ("50\\%", "50", True),
+    (".5", "0.5", True),
+    ("42.", "42", True),
+    ("\u22123", "-3", True),
+    ("(1, 2)", "(1,2)", True),
+    ("(1, 0.5)", "(1,\\frac{1}{2})", True),
+    ("(1, 2)", "[1, 2]", False),
+    ("\\frac{1}{2}", "1/2", True),
+    ("1/2", "0.5", True),
+    ("\\dfrac{1}{2}", "\\frac{1}{2}", True),
+    ("-\\tfrac12", "-0.5", True),
+    ("1\\frac{1}{2}", "1.5", True),
+    ("1/0", "1/0", True),
+    ("1/0", "0", False),
+    ("\\text{(B)}", "B", True),
+    ("(b)", "B", True),
+    ("90^\\circ", "90", True),
+    ("90^{\\circ}", "90", True),
+    ("x=5", "5", True),
+    ("x=5", "6", False),
+    ("1{,}000", "1000", True),
+    ("32, 349", "32349", False),
+    ("3 \\text{ cm}", "3", True),
+    ("1e3", "1000", True),
+    ("1e-05", "0.00001", True),
+    ("5", "it is 4 + 1 #### 5", True),
+    ("\u0663", "3", False),  # an Arabic-Indic three
+    ("**", "5", False),
+    ("5 or 6", "5", False),
+    ("1e400000000", "1", False),
+    ("9" * 5000, "9" * 5000, True),
+    ("{" * 10**6, "5", False),
   ],
 )
 def test_answers_compare_as_numbers_or_text(given, wanted, same):
   assert same_answer(given, wanted) is same
+
+
+def test_many_open_boxes_take_no_time():
+  assert extract_answer("\\boxed{" * 100_000) is None
+
+
+def test_the_last_number_is_an_answer_to_the_lenient():
+  assert lenient_answer("so 4 + 1 = 1,005.") == "1,005"
+  assert lenient_answer("<think> 7 </think> none") is None
+  assert lenient_answer("\\boxed{3} after 4") == "3"
+
+
+def test_equal_answers_have_one_vote_together():
+  assert group_answers(["1/2", None, "0.5", "3", "\\frac12"]) == ["1/2", None, "1/2", "3", "1/2"]
 
 
 def test_a_benchmark_from_a_file(tmp_path):
@@ -93,6 +156,9 @@ def test_a_benchmark_from_a_file(tmp_path):
     ('{"prompt": "a", "answer": 1}\n{"prompt": 3}', 'line 2, has no text in the field "prompt"'),
     ('{"prompt": "a"}', 'line 1, has no text or number in the field "answer"'),
     ("[1]", "line 1, is not a JSON object"),
+    ('{"prompt": "a", "answer": NaN}', 'line 1, has nan in the field "answer"'),
+    ('{"prompt": "a", "answer": Infinity}', 'line 1, has inf in the field "answer"'),
+    ('{"prompt": "a", "answer": " "}', "line 1, has ' ' in the field"),
     ("{", "line 1, is not valid JSON"),
   ],
 )

@@ -25,6 +25,7 @@ MODEL = {
     "kv_heads": int,
     "head_dim": int,
     "qkv_bias": bool,
+    "qk_norm": bool,
   },
   "moe": {
     "experts": int,

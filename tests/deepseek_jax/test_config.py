@@ -104,7 +104,7 @@ def changed(path: str, value) -> dict:
     ("moe.shared", -1, "moe.shared is -1"),
     ("moe.scoring", "tanh", "moe.scoring is 'tanh'; use sigmoid or softmax."),
     ("moe.group_score", "sum", "moe.group_score is 'sum'; use top2 or max."),
-    ("rope.scaling", "ntk", "rope.scaling is 'ntk'; use none, yarn or llama3."),
+    ("rope.scaling", "ntk", "rope.scaling is 'ntk'; use none, linear, yarn or llama3."),
     ("rope.factor", 0.5, "rope.factor is 0.5"),
     ("rope.theta", 0, "rope.theta is 0"),
   ],

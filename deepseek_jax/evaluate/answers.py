@@ -16,22 +16,29 @@ from deepseek_jax.tasks.response import parse_response
 _LONGEST = 4000  # digits of a number; a longer one is text
 _EXPONENT = 400  # of ten, at most
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:(\{)|([^\s{}\\$.,;]+))")
+_BETWEEN = re.compile(
+  r"(?:[\s,;$]|\\[()\[\]]|\\q?quad\b|and\b|or\b|\\text\s?\{\s?(?:and|or)\s?\})*"
+)
 _INTEGER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 _DECIMAL = re.compile(rf"([+-]?)({_INTEGER}?)(?:\.([0-9]*))?(?:[eE]([+-]?[0-9]{{1,4}}))?", re.ASCII)
 _FRACTION = re.compile(r"([+-]?)([0-9]*)\\frac\{([+-]?[0-9]+)\}\{([0-9]+)\}", re.ASCII)
 _QUOTIENT = re.compile(r"([+-]?[0-9]+)/([0-9]+)", re.ASCII)
-_LAST_NUMBER = re.compile(rf"-?(?:\$\s?)?(?:{_INTEGER}(?:\.[0-9]+)?|\.[0-9]+)", re.ASCII)
+_LAST_NUMBER = re.compile(
+  rf"(?<![\w{{\[^\\])-?(?:\$\s?)?(?:{_INTEGER}(?:\.[0-9]+)?|\.[0-9]+)(?![\w}}])", re.ASCII
+)
 _SPELLINGS = (
   (re.compile("[\u2212\u2013\ufe63\uff0d]"), "-"),
   (re.compile(r"\\[dtc]frac"), r"\\frac"),
   (re.compile(r"\\frac\s*([0-9])\s*([0-9])"), r"\\frac{\1}{\2}"),
+  (re.compile(r"\{,\}|,\\!\s*"), ","),
+  (re.compile(r"(?<=[0-9}])\s*(?:percentage|percent|pct)\b"), "%"),
   (re.compile(r"\\(?:left|right|displaystyle|limits)\b|\\[,;:!]|\\ |~"), ""),
   (re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree|°"), ""),
-  (re.compile(r"\{,\}"), ","),
   (re.compile(r"\\[()\[\]]|\\?\$|\\?%"), ""),
 )
-_WORDS = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-_UNIT = re.compile(r"(?<=[0-9}])\s*\\(?:text|textbf|textit|mathrm|mathbf|mbox)\s*\{[^{}]*\}$")
+TEXT_COMMANDS = r"\\(?:text|textbf|textit|textnormal|mathrm|mathbf|mbox)"
+_WORDS = re.compile(TEXT_COMMANDS + r"\s*\{([^{}]*)\}")
+_UNIT = re.compile(rf"(?<=[0-9}}])\s*{TEXT_COMMANDS}\s*\{{[^{{}}]*\}}$")
 _NAMED = re.compile(r"[A-Za-z]\s*=\s*(?=[^=])")
 _LETTER = re.compile(r"\(([A-Za-z])\)")
 _PAIRS = {"(": ")", "[": "]"}
@@ -40,14 +47,22 @@ _PAIRS = {"(": ")", "[": "]"}
 def extract_answer(text: str) -> str | None:
   """The answer: between answer tags, or else in the last closed box behind the thought; or None.
 
-  A box around all that stands between the tags is taken off.
+  A box around all that stands between the tags is taken off. In a thought that has not ended there
+  is none.
   """
   response = parse_response(text)
   if response is None:
-    return last_box(text.rpartition("</think>")[2])
+    behind = text.rpartition("</think>")[2]
+    return None if "<think>" in behind else last_box(behind)
   inner = last_box(response.answer)
   whole = inner is not None and response.answer.strip("$ \n").startswith("\\")
   return inner if whole else response.answer
+
+
+def gold_answer(text: str) -> str:
+  """The answer of a data set's field: what follows its `####`, or its last box, or all of it."""
+  text = text.rpartition("####")[2]
+  return (last_box(text) or text).strip()
 
 
 def lenient_answer(text: str) -> str | None:
@@ -60,15 +75,27 @@ def lenient_answer(text: str) -> str | None:
 
 
 def last_box(text: str) -> str | None:
-  r"""What is in the last closed `\boxed{}` or `\fbox{}`, also `\boxed {5}` and `\boxed 5`."""
+  r"""What is in the last closed `\boxed{}` or `\fbox{}`, also `\boxed {5}` and `\boxed 5`.
+
+  Boxes with no more than `and`, `or` or a comma between are one answer: `\boxed{5} or \boxed{6}` is
+  `5, 6`.
+  """
   closing = _closing(text)
-  found = None
+  boxes: list[tuple[int, int, slice]] = []  # where each begins and ends, and where its content is
   for match in _BOX.finditer(text):
     if match[2]:
-      found = match[2]
+      boxes.append((match.start(), match.end(), slice(*match.span(2))))
     elif match.start(1) in closing:
-      found = text[match.end(1) : closing[match.start(1)]].strip()
-  return found
+      end = closing[match.start(1)]
+      boxes.append((match.start(), end + 1, slice(match.end(1), end)))
+  joined: list[str] = []
+  begin = len(text)
+  for start, end, content in reversed(boxes):
+    if joined and not (end <= begin and _BETWEEN.fullmatch(text, end, begin)):
+      break
+    joined.append(text[content].strip())
+    begin = start
+  return ", ".join(dict.fromkeys(reversed(joined))) if joined else None
 
 
 def _closing(text: str) -> dict[int, int]:
@@ -94,7 +121,7 @@ class Answer:
     if not isinstance(other, Answer):
       return NotImplemented
     if self.number is not None and other.number is not None:
-      return _equal_numbers(self.number, other.number)
+      return equal_numbers(self.number, other.number)
     if self.parts and other.parts and self.text[0] == other.text[0]:
       return self.text[-1] == other.text[-1] and self.parts == other.parts
     return self.text == other.text
@@ -103,7 +130,7 @@ class Answer:
 
 
 def read_answer(text: str) -> Answer:
-  """The answer that a text gives; of a worked solution what follows its `####`."""
+  """The answer that a text gives, as it is compared; what follows a `####` is the answer."""
   text = text.rpartition("####")[2].strip().strip("$").strip()
   for pattern, plain in _SPELLINGS:
     text = pattern.sub(plain, text)
@@ -143,7 +170,8 @@ def group_answers(answers: list[str | None]) -> list[str | None]:
   return named
 
 
-def _equal_numbers(a: Fraction, b: Fraction) -> bool:
+def equal_numbers(a: Fraction, b: Fraction) -> bool:
+  """Whether two numbers are equal: exactly if both are whole, and else to nine digits."""
   if a.denominator == b.denominator == 1:
     return a == b
   return abs(a - b) <= max(Fraction(1, 10**9) * max(abs(a), abs(b)), Fraction(1, 10**12))

@@ -15,12 +15,13 @@ from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import Engine, Samples, SamplingParams
 from deepseek_jax.decode.sampling import sample_keys
 from deepseek_jax.evaluate import estimators
-from deepseek_jax.evaluate.answers import extract_answer, group_answers, lenient_answer, same_answer
+from deepseek_jax.evaluate.answers import extract_answer, group_answers
 from deepseek_jax.evaluate.figures import Figure, figure
 from deepseek_jax.evaluate.file_benchmark import FileBenchmark
 from deepseek_jax.evaluate.reflection import count_reflection
 from deepseek_jax.seeds import check_seed
 from deepseek_jax.tasks.response import thought_of
+from deepseek_jax.tasks.scoring import score_each, tell_failures
 from deepseek_jax.tasks.task import Problem, Split, Task
 from deepseek_jax.types import Weights
 
@@ -44,6 +45,7 @@ class Protocol:
   top_p: float = 1.0
   max_new: int = 128
   template: str = "plain"  # a form of `asking.ask`
+  judge: str = ""  # of a benchmark from a file, its rules; elsewhere the task judges
   split: Split = "heldout"
   problem_seed: int = 0
   seed: int = 0
@@ -61,6 +63,8 @@ class Protocol:
   def hash(self) -> str:
     """Eight hexadecimal digits of everything but the seed: figures with equal ones compare."""
     fields = {k: v for k, v in dataclasses.asdict(self).items() if k != "seed"}
+    if not self.judge:
+      del fields["judge"]
     text = json.dumps(fields, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -103,6 +107,8 @@ class Evaluation:
   waits_PJ: np.ndarray  # those that mean `wait`
   checks_PJ: np.ndarray  # 1 where the thought has a word that means `check`
   lenient_PJ: np.ndarray | None = None  # right in whatever form, of problems with a known answer
+  failures: tuple[tuple[str, ...], ...] = ()  # why the verifier could not judge, see `Score`
+  judges: tuple[tuple[str, ...], ...] = ()  # the rule that decided, likewise
 
   def figures(self, stage: str) -> list[Figure]:
     """All figures of this evaluation; pass@k for k = 1 and, from two samples on, all of them."""
@@ -125,6 +131,9 @@ class Evaluation:
       "format": estimators.share(self.format_PJ.mean(axis=1)),
       "truncated": estimators.share(self.truncated_PJ.mean(axis=1)),
     }
+    if any(map(any, self.failures)):
+      failed_PJ = np.array([[why != "" for why in each] for each in self.failures], np.float64)
+      estimates["unjudged"] = estimators.share(failed_PJ.mean(axis=1))
     return [
       figure(stage, protocol.label, metric, estimate, self.correct_PJ.size, protocol.seed)
       for metric, estimate in estimates.items()
@@ -133,6 +142,11 @@ class Evaluation:
   def consensus_P(self) -> np.ndarray:
     """Whether each problem's commonest answer is right."""
     answers = [group_answers([extract_answer(text) for text in texts]) for texts in self.texts]
+    if self.lenient_PJ is not None:  # one answer is right, by whatever name the judge knows it
+      answers = [
+        ["the right one" if right == 1 else name for name, right in zip(names, correct)]
+        for names, correct in zip(answers, self.correct_PJ, strict=True)
+      ]
     return estimators.consensus(answers, self.correct_PJ)
 
   def records(self) -> Iterator[dict[str, Any]]:
@@ -148,6 +162,8 @@ class Evaluation:
           "correct": float(self.correct_PJ[i, j]),
           "tokens": int(self.lengths_PJ[i, j]),
           "truncated": bool(self.truncated_PJ[i, j]),
+          **({"judge": self.judges[i][j]} if self.judges and self.judges[i][j] else {}),
+          **({"failure": self.failures[i][j]} if self.failures and self.failures[i][j] else {}),
         }
 
   def gain_over(self, before: "Evaluation") -> estimators.Estimate:
@@ -257,18 +273,21 @@ def judge(
     spoken(asked[i // protocol.samples], tokenizer.decode(samples.answer(i)))
     for i in range(len(samples))
   ]
-  scores = [task.score(problem, text) for problem, text in zip(owners, texts, strict=True)]
+  scores = score_each(task, owners, texts)
+  tell_failures(task.name, scores)
   words = [count_reflection(thought_of(text)) for text in texts]
 
   def spread(values: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.asarray(values, np.float64).reshape(shape)
 
+  def by_problem(values: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    size = protocol.samples
+    return tuple(tuple(values[i : i + size]) for i in range(0, len(values), size))
+
   return Evaluation(
     protocol=protocol,
     problems=tuple(problems),
-    texts=tuple(
-      tuple(texts[i : i + protocol.samples]) for i in range(0, len(texts), protocol.samples)
-    ),
+    texts=by_problem(texts),
     correct_PJ=spread([score.correct for score in scores]),
     format_PJ=spread([score.format for score in scores]),
     language_PJ=spread([score.language for score in scores]),
@@ -277,13 +296,9 @@ def judge(
     reflection_PJ=spread([count.total() for count in words]),
     waits_PJ=spread([count["wait"] for count in words]),
     checks_PJ=spread([count["check"] > 0 for count in words]),
-    lenient_PJ=spread([_lenient(p, t) for p, t in zip(owners, texts, strict=True)])
+    lenient_PJ=spread(task.lenient_each(owners, texts, scores))
     if isinstance(task, FileBenchmark)
     else None,
+    failures=by_problem([score.failure for score in scores]),
+    judges=by_problem([score.judge for score in scores]),
   )
-
-
-def _lenient(problem: Problem, text: str) -> bool:
-  """Whether the last box, or else the last number, of a completion is the problem's answer."""
-  answer = lenient_answer(text)
-  return answer is not None and same_answer(answer, problem.answer or "")

@@ -1,25 +1,40 @@
-"""A benchmark from JSON, lines or an array: {"prompt": ..., "answer": ...}, maybe "language"."""
+"""A benchmark from JSON, lines or an array: {"prompt": ..., "answer": ...}, maybe "language".
+
+Two rules judge one after the other: `exact`, our own comparison of forms (see `answers.py`), and
+what it does not accept `math-verify`, where that is installed (see `mathematics.py`).
+"""
 
 import dataclasses
 import math
 import os
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 from deepseek_jax.config import require
 from deepseek_jax.data.records import read_records, whole_text
-from deepseek_jax.evaluate.answers import extract_answer, same_answer
+from deepseek_jax.evaluate import mathematics
+from deepseek_jax.evaluate.answers import extract_answer, gold_answer, lenient_answer, same_answer
 from deepseek_jax.paths import local_path
 from deepseek_jax.tasks.languages import language_share
 from deepseek_jax.tasks.response import thought_of
+from deepseek_jax.tasks.scoring import failed
 from deepseek_jax.tasks.task import Problem, Score, Split
+from deepseek_jax.tasks.workers import Outcome
+
+JUDGES = ("exact", "math-verify")
 
 
 @dataclasses.dataclass(frozen=True)
 class FileBenchmark:
-  """A task (see `tasks.Task`) with as many problems as the file has lines, in one split."""
+  """A task (see `tasks.Task`) with as many problems as the file has lines, in one split.
+
+  `judge` is `exact`, or `math-verify` for both rules.
+  """
 
   name: str
   problems: tuple[Problem, ...]
+  judge: str = "exact"
 
   def sample(self, split: Split, index: int, seed: int, language: str | None = None) -> Problem:
     """Problem `index`, whatever the split and seed; IndexError behind the last."""
@@ -27,24 +42,112 @@ class FileBenchmark:
 
   def score(self, problem: Problem, text: str) -> Score:
     """Right if the final answer equals the file's; format is that there is one at all."""
-    answer = extract_answer(text)
-    right = answer is not None and same_answer(answer, problem.answer or "")
-    return Score(
-      correct=float(right),
-      format=float(answer is not None),
-      language=language_share(thought_of(text), problem.language),
+    return self.score_each([problem], [text])[0]
+
+  def score_each(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Score]:
+    """See `scoring.score_each`; `judge` is the rule that accepted, or the last that did not."""
+    answers = [extract_answer(text) for text in texts]
+    scores, open_places = [], []
+    for place, (problem, text, answer) in enumerate(zip(problems, texts, answers, strict=True)):
+      right = answer is not None and same_answer(answer, problem.answer or "")
+      language = language_share(thought_of(text), problem.language)
+      scores.append(Score(float(right), float(answer is not None), language, judge="exact"))
+      if answer is not None and not right and self.judge == "math-verify":
+        open_places.append(place)
+    pairs = [(problems[i].answer or "", answers[i] or "") for i in open_places]
+    outcomes = mathematics.equal_each(pairs) if pairs else []
+    for place, outcome in zip(open_places, outcomes, strict=True):
+      scores[place] = _judged(scores[place], outcome)
+    return scores
+
+  def lenient_each(
+    self, problems: Sequence[Problem], texts: Sequence[str], scores: Sequence[Score]
+  ) -> list[bool]:
+    """Whether each answer is right, also where it is not in the form asked for (see `score_each`).
+
+    `exact` takes the last number where there is no such answer; Math-Verify what it finds anywhere
+    behind the thought.
+    """
+    wanted = [problem.answer or "" for problem in problems]
+    right = [score.correct == 1 for score in scores]
+    if self.judge == "exact":
+      for i in [i for i, score in enumerate(scores) if score.format == 0]:
+        answer = lenient_answer(texts[i])
+        right[i] = answer is not None and same_answer(answer, wanted[i])
+      return right
+    rest = [i for i in range(len(texts)) if not right[i] and _says_more(texts[i], scores[i])]
+    said = [(problems[i].data or wanted[i], texts[i].rpartition("</think>")[2]) for i in rest]
+    outcomes = mathematics.said_each(said) if said else []
+    for i, outcome in zip(rest, outcomes, strict=True):
+      right[i] = outcome.value is True
+    return right
+
+
+def load_file_benchmark(path: str | os.PathLike[str], judge: str | None = None) -> FileBenchmark:
+  """Reads a benchmark, to be judged by `judge`, one of JUDGES; None: the best that is installed.
+
+  Raises:
+    ConfigError: a line is no problem, or has an answer that the judge cannot read at all; it is
+      named. Or the judge is missing.
+  """
+  path = local_path(path)
+  judge = _chosen(judge)
+  numbered = [(f"{where},", record) for where, record in read_records(path)]
+  problems = tuple(
+    _problem(record, where, path.stem, number)
+    for number, (where, record) in enumerate(numbered, start=1)
+  )
+  require(len(problems) > 0, f"The benchmark {path} has no problems in it.")
+  if judge == "math-verify":
+    _check_answers(path.name, problems, [where for where, _ in numbered])
+  return FileBenchmark(path.stem, problems, judge)
+
+
+def _chosen(judge: str | None) -> str:
+  """The judge, if it is there."""
+  require(judge is None or judge in JUDGES, f"judge is {judge!r}; use one of {', '.join(JUDGES)}.")
+  missing = "math-verify is not installed; pip install 'deepseek-jax[math]'"
+  require(
+    judge != "math-verify" or bool(mathematics.installed()), f"{missing}, or use judge=exact."
+  )
+  if judge is None and not mathematics.installed():
+    print(f"{missing}. Answers are compared by their forms alone.", file=sys.stderr, flush=True)
+    return "exact"
+  return judge or "math-verify"
+
+
+def _check_answers(name: str, problems: Sequence[Problem], places: Sequence[str]) -> None:
+  """Refuses answers that Math-Verify fails on, and says how many are no mathematics."""
+  outcomes = mathematics.read_each([problem.answer or "" for problem in problems])
+  for problem, where, outcome in zip(problems, places, outcomes, strict=True):
+    require(
+      not outcome.failure,
+      f'{where} has {(problem.answer or "")[:80]!r} in the field "answer", which cannot be read: '
+      f"{outcome.message}.",
+    )
+  words = [problem.answer for problem, outcome in zip(problems, outcomes) if not outcome.value]
+  if words:
+    print(
+      f"{len(words)} of {len(problems)} answers of {name} are no mathematics, as {words[0]!r:.60}; "
+      "they are compared as text.",
+      file=sys.stderr,
+      flush=True,
     )
 
 
-def load_file_benchmark(path: str | os.PathLike[str]) -> FileBenchmark:
-  """Reads a benchmark; ConfigError names the line and what is wrong with it."""
-  path = local_path(path)
-  problems = tuple(
-    _problem(record, f"{where},", path.stem, number)
-    for number, (where, record) in enumerate(read_records(path), start=1)
-  )
-  require(len(problems) > 0, f"The benchmark {path} has no problems in it.")
-  return FileBenchmark(path.stem, problems)
+def _says_more(text: str, score: Score) -> bool:
+  """Whether Math-Verify may look again at a text that was wrong as it was asked for."""
+  answer = extract_answer(text)
+  return answer is None or not (score.failure or mathematics.is_misread(answer))
+
+
+def _judged(score: Score, outcome: Outcome) -> Score:
+  """A score after Math-Verify's judgement."""
+  if outcome.failure:
+    return dataclasses.replace(
+      failed(f"{outcome.failure}: {outcome.message}", score), judge="math-verify"
+    )
+  return dataclasses.replace(score, correct=float(outcome.value is True), judge="math-verify")
 
 
 def _problem(record: Any, where: str, name: str, number: int) -> Problem:
@@ -60,7 +163,7 @@ def _problem(record: Any, where: str, name: str, number: int) -> Problem:
     f'{where} has no text or number in the field "answer".',
   )
   require(
-    math.isfinite(answer) if isinstance(answer, float) else str(answer).strip() != "",
+    math.isfinite(answer) if isinstance(answer, float) else gold_answer(str(answer)) != "",
     f'{where} has {answer!r} in the field "answer", which no answer can equal.',
   )
   language = record.get("language", "en")
@@ -70,5 +173,6 @@ def _problem(record: Any, where: str, name: str, number: int) -> Problem:
     task=name,
     key=f"{name} {number}",
     language=language,
-    answer=str(answer),
+    answer=gold_answer(str(answer)),
+    data=str(answer),
   )

@@ -12,6 +12,7 @@ from deepseek_jax.data.conversation import stop_ids
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import Engine, SamplingParams
 from deepseek_jax.decode.sampling import sample_keys
+from deepseek_jax.tasks.scoring import score_each, tell_failures
 from deepseek_jax.tasks.task import Problem, Score, Task
 from deepseek_jax.types import Weights
 
@@ -118,20 +119,22 @@ def draw(
   places_B, numbers_B = np.divmod(np.arange(len(prompts)), group)
   keys_B = sample_keys(*counter, places_B, numbers_B)
   drawn = engine.generate(weights, prompts, params, keys_B)
-  completions = []
-  for i, prompt in enumerate(prompts):
-    problem = problems[i // group]
-    text = spoken(asked[i // group], tokenizer.decode(drawn.answer(i)))
-    completions.append(
-      Completion(
-        problem=problem,
-        prompt=prompt,
-        tokens=drawn.completion(i),
-        logprobs_T=drawn.logprobs_BT[i, : drawn.lengths_B[i]],
-        experts_LTA=drawn.experts[i],
-        truncated=not drawn.stopped_B[i],
-        text=text,
-        score=task.score(problem, text),
-      )
+  owners = [problem for problem in problems for _ in range(group)]
+  texts = [
+    spoken(asked[i // group], tokenizer.decode(drawn.answer(i))) for i in range(len(prompts))
+  ]
+  scores = score_each(task, owners, texts)
+  tell_failures(task.name, scores)
+  return [
+    Completion(
+      problem=owners[i],
+      prompt=prompts[i],
+      tokens=drawn.completion(i),
+      logprobs_T=drawn.logprobs_BT[i, : drawn.lengths_B[i]],
+      experts_LTA=drawn.experts[i],
+      truncated=not drawn.stopped_B[i],
+      text=texts[i],
+      score=scores[i],
     )
-  return completions
+    for i in range(len(prompts))
+  ]

@@ -16,6 +16,7 @@ from deepseek_jax.rl.advantages import (
 from deepseek_jax.rl.completions import Completion, draw, fitting_problems
 from deepseek_jax.rl.packing import pack
 from deepseek_jax.rl.rewards import RewardConfig, Transform, rewards
+from deepseek_jax.tasks.scoring import failures
 from deepseek_jax.tasks.task import Task
 from deepseek_jax.types import RolloutBatch, Weights
 
@@ -158,4 +159,7 @@ def _report(
     "sampled_tokens": float(np.sum(lengths)),
     "zero_variance": advantages.zero_variance / len(rewards_BJ),
     "kept": float(advantages.kept_BJ.mean()),
+    **{
+      f"unjudged_{kind}": float(n) for kind, n in failures([c.score for c in completions]).items()
+    },
   }

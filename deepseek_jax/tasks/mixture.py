@@ -4,10 +4,12 @@ import bisect
 import dataclasses
 import functools
 import itertools
+from collections.abc import Sequence
 
 from deepseek_jax.config import require
 from deepseek_jax.tasks.chain_sum import ChainSum
 from deepseek_jax.tasks.countdown import Countdown
+from deepseek_jax.tasks.scoring import score_each
 from deepseek_jax.tasks.task import Problem, Score, Split, Task, fraction
 
 
@@ -40,9 +42,22 @@ class Mixture:
 
   def score(self, problem: Problem, text: str) -> Score:
     """Judges by the problem's own task."""
+    return self._task_of(problem).score(problem, text)
+
+  def score_each(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Score]:
+    """Judges by the problems' own tasks, each of which gets all of its problems at once."""
+    scores: dict[int, Score] = {}
+    owners = [self._task_of(problem) for problem in problems]
+    for task in self.tasks:
+      places = [i for i, owner in enumerate(owners) if owner is task]
+      judged = score_each(task, [problems[i] for i in places], [texts[i] for i in places])
+      scores.update(zip(places, judged, strict=True))
+    return [scores[i] for i in range(len(problems))]
+
+  def _task_of(self, problem: Problem) -> Task:
     for task in self.tasks:
       if task.name == problem.task:
-        return task.score(problem, text)
+        return task
     raise ValueError(
       f"the problem {problem.key!r} is of task {problem.task!r}, not of this mixture"
     )

@@ -1,16 +1,23 @@
-"""Any dataset of reasoning-gym as a task; an extra: pip install 'deepseek-jax[reasoning-gym]'."""
+"""Any dataset of reasoning-gym as a task; an extra: pip install 'deepseek-jax[reasoning-gym]'.
+
+Its scorers run in processes of their own (see `workers.py`): some evaluate what a model wrote, and
+some raise on what is no answer.
+"""
 
 import dataclasses
 import functools
 import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from deepseek_jax.config import ConfigError
 from deepseek_jax.tasks.holdout import split_of_text
 from deepseek_jax.tasks.languages import language_share
 from deepseek_jax.tasks.response import parse_response, thought_of
+from deepseek_jax.tasks.scoring import failed
 from deepseek_jax.tasks.task import Problem, Score, Split, stream
 from deepseek_jax.tasks.templates import apply_template
+from deepseek_jax.tasks.workers import workers
 
 _DRAWS = 1000  # attempts at a problem of the wanted split; one in five is the rarer split's share
 
@@ -54,13 +61,35 @@ class ReasoningGym:
 
   def score(self, problem: Problem, text: str) -> Score:
     """The dataset's own score of the text between the answer tags."""
-    response = parse_response(text)
-    language = language_share(thought_of(text), problem.language)
-    if response is None:
-      return Score(correct=0.0, format=0.0, language=language)
-    scorer = _generator(self.dataset, self.settings, 0)
-    value = float(scorer.score_answer(response.answer, problem.data))
-    return Score(correct=min(max(value, 0.0), 1.0), format=1.0, language=language)
+    return self.score_each([problem], [text])[0]
+
+  def score_each(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Score]:
+    """See `scoring.score_each`; only a text of the right form gets as far as the scorer."""
+    scores, places, calls = [], [], []
+    for place, (problem, text) in enumerate(zip(problems, texts, strict=True)):
+      response = parse_response(text)
+      language = language_share(thought_of(text), problem.language)
+      scores.append(Score(correct=0.0, format=float(response is not None), language=language))
+      if response is not None:
+        places.append(place)
+        calls.append((self.dataset, self.settings, response.answer, problem.data))
+    outcomes = workers(f"{__name__}:_scorer").call(calls)
+    for place, outcome in zip(places, outcomes, strict=True):
+      if outcome.failure:
+        scores[place] = failed(f"{outcome.failure}: {outcome.message}", scores[place])
+      else:
+        scores[place] = dataclasses.replace(scores[place], correct=outcome.value)
+    return scores
+
+
+def _scorer() -> Callable[[str, tuple[tuple[str, Any], ...], str, Any], float]:
+  """In the process: a dataset's score of an answer to an entry."""
+  import reasoning_gym  # noqa: F401  # here, not in the first call, whose time is limited
+
+  def award(dataset: str, settings: tuple[tuple[str, Any], ...], answer: str, entry: Any) -> float:
+    return float(_generator(dataset, settings, 0).score_answer(answer, entry))
+
+  return award
 
 
 @functools.lru_cache(maxsize=64)

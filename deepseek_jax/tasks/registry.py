@@ -6,8 +6,10 @@ from collections.abc import Callable
 from deepseek_jax.config import ConfigError
 from deepseek_jax.tasks.chain_sum import ChainSum
 from deepseek_jax.tasks.countdown import Countdown
+from deepseek_jax.tasks.isolated import Isolated
 from deepseek_jax.tasks.mixture import mini_mixture, tiny_mixture
-from deepseek_jax.tasks.task import Task
+from deepseek_jax.tasks.reasoning_gym import ReasoningGym
+from deepseek_jax.tasks.task import Problem, Task
 
 BUILT_IN: dict[str, Callable[[], Task]] = {
   "mini": mini_mixture,
@@ -15,7 +17,7 @@ BUILT_IN: dict[str, Callable[[], Task]] = {
   "countdown": Countdown,
   "chain_sum": ChainSum,
 }
-_FORMS = f"{', '.join(BUILT_IN)}, reasoning_gym:DATASET or package.module:name"
+_FORMS = f"{', '.join(BUILT_IN)}, reasoning_gym:DATASET or [isolated:]package.module:name"
 
 
 def load_task(spec: str) -> Task:
@@ -23,7 +25,8 @@ def load_task(spec: str) -> Task:
 
   Args:
     spec: `mini`, `tiny`, `countdown`, `chain_sum`; `reasoning_gym:DATASET` for any dataset of
-      reasoning-gym; or `package.module:name`, a task object or a class or function that makes one.
+      reasoning-gym; or `package.module:name`, a task object or a class or function that makes one,
+      whose verifier runs in processes of its own after `isolated:`.
 
   Raises:
     ConfigError: there is no such task, or it has not the methods of one.
@@ -34,10 +37,21 @@ def load_task(spec: str) -> Task:
   if not colon or not module_name or not attribute:
     raise ConfigError(f"task {spec!r} is unknown; use {_FORMS}.")
   if module_name == "reasoning_gym":
-    from deepseek_jax.tasks.reasoning_gym import ReasoningGym
-
     return ReasoningGym(attribute)
+  if module_name == "isolated":
+    return Isolated(load_task(attribute), attribute)
   return _user_task(spec, module_name, attribute)
+
+
+def figures_of(spec: str) -> Callable[[Problem, str], tuple[float, float, float]]:
+  """What a process of its own calls for `isolated.Isolated`: the figures of the task's score."""
+  task = load_task(spec)
+
+  def figures(problem: Problem, text: str) -> tuple[float, float, float]:
+    score = task.score(problem, text)
+    return score.correct, score.format, score.language
+
+  return figures
 
 
 def _user_task(spec: str, module_name: str, attribute: str) -> Task:

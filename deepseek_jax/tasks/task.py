@@ -42,6 +42,13 @@ class Score:
   correct: float
   format: float  # the completion is one closed thought, then one closed answer
   language: float  # share of the thought's words that are in the problem's language
+  failure: str = ""  # why the verifier could not judge, `KIND: SENTENCE`; it counts as wrong then
+  judge: str = ""  # the rule that decided, of a task that has several
+
+  @property
+  def failed(self) -> str:
+    """The kind of failure (see `scoring.py`), or nothing."""
+    return self.failure.partition(":")[0]
 
 
 @runtime_checkable
@@ -61,7 +68,10 @@ class Task(Protocol):
     ...
 
   def score(self, problem: Problem, text: str) -> Score:
-    """Judges a completion (without its prompt); any text at all must be safe to pass."""
+    """Judges a completion (without its prompt); any text at all must be safe to pass.
+
+    A task that judges many at once quicker may have a `score_each` like `scoring.score_each`.
+    """
     ...
 
 

@@ -9,7 +9,7 @@ import pytest
 from deepseek_jax.train.metrics import read_metrics
 from tests import killing
 
-TASK = "tests.positive_task:Positive"
+TASK = "isolated:tests.positive_task:Positive"  # its verifier in processes of its own
 ITERATIONS = 8
 DISTILL_EPOCHS = 8
 

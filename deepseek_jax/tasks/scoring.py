@@ -1,0 +1,75 @@
+"""Judging many completions, where no verifier ends a run: what fails is counted and told.
+
+The kinds of failure: `error` (it raised), `range` (no figure in [0, 1]), and of those in processes
+of their own `time`, `memory`, `output`, `refused` (it wanted more than to compute) and `died`.
+"""
+
+import collections
+import math
+import sys
+from collections.abc import Sequence
+
+from deepseek_jax.tasks.task import Problem, Score, Task
+
+_FIGURES = ("correct", "format", "language")
+
+
+def score_each(task: Task, problems: Sequence[Problem], texts: Sequence[str]) -> list[Score]:
+  """The score of each text for the problem beside it; zeros and a `failure` where there is none."""
+  many = getattr(task, "score_each", None)
+  if many is not None:
+    scores = many(problems, texts)
+  else:
+    scores = [_attempt(task, p, t) for p, t in zip(problems, texts, strict=True)]
+  return [_sound(score) for score in scores]
+
+
+def failed(message: str, score: Score | None = None) -> Score:
+  """The score of a text that could not be judged; its form and language are those of `score`."""
+  form, language = (score.format, score.language) if score else (0.0, 0.0)
+  return Score(correct=0.0, format=form, language=language, failure=" ".join(message.split()))
+
+
+def failures(scores: Sequence[Score]) -> dict[str, int]:
+  """How many failed, by kind, the most frequent first."""
+  return dict(collections.Counter(s.failed for s in scores if s.failure).most_common())
+
+
+def tell_failures(name: str, scores: Sequence[Score]) -> None:
+  """Says on standard error what `failures` counts, with the first sentence of each kind."""
+  found = failures(scores)
+  if not found:
+    return
+  first = {score.failed: score.failure for score in reversed(scores)}
+  each = "; ".join(f"{count} for {first[kind]}" for kind, count in found.items())
+  print(
+    f"{name} could not judge {sum(found.values())} of {len(scores)} completions, which count as "
+    f"wrong: {each}",
+    file=sys.stderr,
+    flush=True,
+  )
+
+
+def _attempt(task: Task, problem: Problem, text: str) -> Score:
+  """The task's score, whatever it does to fail."""
+  try:
+    return task.score(problem, text)
+  except (Exception, SystemExit) as error:
+    return failed(f"error: {type(error).__name__}: {error}"[:300])
+
+
+def _sound(score: Score) -> Score:
+  """The score if its figures are numbers in [0, 1]."""
+  for name in _FIGURES:
+    value = getattr(score, name, None)
+    if not _is_share(value):
+      return failed(f"range: its figure {name!r} is {value!r}"[:300])
+  return score
+
+
+def _is_share(value: object) -> bool:
+  try:
+    number = float(value)  # type: ignore[arg-type]  # arrays of one number are numbers too
+  except (TypeError, ValueError):
+    return False
+  return math.isfinite(number) and 0 <= number <= 1

@@ -21,7 +21,7 @@ import numpy as np
 from deepseek_jax import compilation
 from deepseek_jax.by_name import model_path
 from deepseek_jax.config import ComputeConfig, ConfigError, ModelConfig, from_dict, require
-from deepseek_jax.data.asking import sampling_defaults
+from deepseek_jax.data.asking import sampling
 from deepseek_jax.data.conversation import Message, chat_prompt, stop_ids, text_prompt
 from deepseek_jax.data.records import whole_text
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -170,11 +170,10 @@ class Model:
     `think`. A reply has at most `max_new` tokens, and as many as the context has room for. The
     sampling that is not set is the model's own; see `asking.sampling_defaults`.
     """
-    given = {"temperature": temperature, "top_p": top_p, "top_k": top_k}
-    sampling = sampling_defaults(self.tokenizer) | {k: v for k, v in given.items() if v is not None}
+    how = sampling(self.tokenizer, temperature=temperature, top_p=top_p, top_k=top_k)
     if isinstance(messages, str):
       messages = [{"role": "user", "content": messages}]
-    return self.stream(messages, max_new, seed=seed, stop=stop, think=think, **sampling).reply
+    return self.stream(messages, max_new, seed=seed, stop=stop, think=think, **how).reply
 
   def expert_load(self, texts: Sequence[str]) -> np.ndarray:
     """How many tokens of the texts each expert gets, [expert layers, E].

@@ -5,6 +5,7 @@ below the edge reads anything else. Presets of published models are in `presets.
 """
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -45,8 +46,19 @@ class RopeConfig:
       self.scaling in ("none", "linear", "yarn", "llama3"),
       f"rope.scaling is {self.scaling!r}; use none, linear, yarn or llama3.",
     )
-    require(self.theta > 0, f"rope.theta is {self.theta}; it must be positive.")
-    require(self.factor >= 1, f"rope.factor is {self.factor}; it must be at least 1.")
+    require(
+      1 <= self.theta < math.inf, f"rope.theta is {self.theta}; it must be finite and at least 1."
+    )
+    require(
+      self.theta > 1 or self.scaling != "yarn",
+      f"rope.theta is {self.theta}; with rope.scaling yarn it must be above 1.",
+    )
+    # Transformers takes linear factors below 1; far below, float32 angles would be infinite.
+    least = 1e-20 if self.scaling == "linear" else 1
+    require(
+      least <= self.factor < math.inf,
+      f"rope.factor is {self.factor}; it must be finite and at least {least}.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

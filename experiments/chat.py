@@ -12,19 +12,18 @@ R1's where it has none.
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 from absl import flags
 
 from deepseek_jax import api
 from deepseek_jax.config import ConfigError, require
-from deepseek_jax.data.asking import sampling_defaults
+from deepseek_jax.data.asking import sampling
 from deepseek_jax.data.conversation import Conversation, has_turns
 from experiments import program
 from experiments.terminal import Terminal
 
 FLAGS = flags.FLAGS
-_SAMPLING = ("max_new", "temperature", "top_p", "top_k", "stop", "think")
+_HOW = ("max_new", "temperature", "top_p", "top_k", "stop", "think")
 
 
 def main() -> None:
@@ -42,9 +41,7 @@ def main() -> None:
 
 def talk(model: api.Model, terminal: Terminal, conversation: Conversation) -> None:
   """Answers every line until the last."""
-  given: dict[str, Any] = {name: FLAGS[name].value for name in _SAMPLING}
-  sampling = sampling_defaults(model.tokenizer)
-  sampling |= {name: value for name, value in given.items() if value is not None}
+  how = sampling(model.tokenizer, **{name: FLAGS[name].value for name in _HOW})
   for turn, line in enumerate(_lines()):
     if line == "/quit":
       return
@@ -54,7 +51,7 @@ def talk(model: api.Model, terminal: Terminal, conversation: Conversation) -> No
       continue
     conversation.ask(line)
     try:
-      stream = model.stream(conversation.messages, seed=FLAGS.seed + turn, **sampling)
+      stream = model.stream(conversation.messages, seed=FLAGS.seed + turn, **how)
       conversation.answer(terminal.show(stream).answer)
     except (ConfigError, KeyboardInterrupt) as error:
       conversation.turns.pop()  # as if it had not been asked

@@ -75,6 +75,12 @@ def spoken(prompt: Prompt, text: str) -> str:
   return OPENING + text if prompt.opened else text
 
 
+def sampling(tokenizer: Tokenizer | None, **given: Any) -> dict[str, Any]:
+  """How to talk: what is given and not None, and for the rest of sampling `sampling_defaults`."""
+  chosen = {name: value for name, value in given.items() if value is not None}
+  return sampling_defaults(tokenizer) | chosen
+
+
 def sampling_defaults(tokenizer: Tokenizer | None) -> dict[str, Any]:
   """`temperature`, `top_p` and `top_k` for talking: the model's own, else R1's (2501.12948, 3)."""
   fields = tokenizer.generation if isinstance(tokenizer, HFTokenizer) else {}

@@ -83,7 +83,7 @@ def find_split(
       f"data.path {str(path)!r} has no split {name!r}; its splits are {', '.join(declared)}: set "
       "data.split to one of them.",
     )
-    wanted = {file for pattern in declared[name] for file in root.glob(pattern)}
+    wanted = {file for pattern in declared[name] for file in _matches(root, pattern)}
     chosen = [file for file in files if file in wanted]
     require(bool(chosen), f"{root / 'README.md'} names no files of {name!r} that are there.")
     return chosen
@@ -172,10 +172,14 @@ def _declared(root: Path, configuration: str) -> dict[str, list[str]]:
   )
   try:
     fields = yaml.safe_load(head[1]) if head else None
-  except yaml.YAMLError as error:
+  except (yaml.YAMLError, ValueError) as error:  # ValueError: of numbers and dates
     raise ConfigError(f"{card} has a head that is no YAML; mend it, or remove it.") from error
-  listed = fields.get("configs") if isinstance(fields, Mapping) else None
-  entries = [e for e in listed or [] if isinstance(e, Mapping) and "config_name" in e]
+  entries = (fields.get("configs") if isinstance(fields, Mapping) else None) or []
+  require(
+    isinstance(entries, list)
+    and all(isinstance(entry, Mapping) and "config_name" in entry for entry in entries),
+    f"{card} has configs that are no list of entries with a config_name; mend it, or remove it.",
+  )
   by_name = {str(entry["config_name"]): entry for entry in entries}
   if not by_name:
     return {}
@@ -183,24 +187,49 @@ def _declared(root: Path, configuration: str) -> dict[str, list[str]]:
   if not chosen and len(by_name) == 1:
     chosen = next(iter(by_name))
   require(chosen in by_name, _choose(str(root), by_name, "train"))
-  return _patterns(by_name[chosen])
+  return _patterns(by_name[chosen], card)
 
 
-def _patterns(entry: Mapping[str, Any]) -> dict[str, list[str]]:
+def _patterns(entry: Mapping[str, Any], card: Path) -> dict[str, list[str]]:
   """Splits and patterns of one configuration's `data_files`, relative to its `data_dir`."""
-  given, folder = entry.get("data_files"), str(entry.get("data_dir") or "").strip("/")
+  given, folder = entry.get("data_files"), entry.get("data_dir") or ""
+  require(isinstance(folder, str), f"{card} has data_dir: {folder!r}; name a folder, in quotes.")
+  folder = folder.strip("/")
   if given is None:
-    return {"train": [f"{folder}/**/*" if folder else "**/*"]} if folder else {}
-  if isinstance(given, str):
-    given = [given]
-  records = [g if isinstance(g, Mapping) else {"split": "train", "path": g} for g in given]
+    return {"train": [f"{folder}/**/*"]} if folder else {}
   found: dict[str, list[str]] = {}
-  for record in records:
-    paths = record.get("path", [])
-    for path in [paths] if isinstance(paths, str) else paths:
-      pattern = f"{folder}/{path}" if folder else str(path)
-      found.setdefault(str(record.get("split", "train")), []).append(pattern.lstrip("/"))
+  for split, paths in _records(given):
+    for path in paths if isinstance(paths, list) else [paths]:
+      require(
+        isinstance(path, str) and bool(path.strip("/")),
+        f"{card} has {path!r} for a path in data_files; name files, in quotes, like 'data/*.json'.",
+      )
+      pattern = f"{folder}/{path}" if folder else path
+      found.setdefault(split, []).append(pattern.lstrip("/"))
   return found
+
+
+def _records(given: Any) -> list[tuple[str, Any]]:
+  """Each split that `data_files` has with its paths: a list's entries, or a mapping by splits."""
+  if isinstance(given, Mapping) and given.keys() != {"split", "path"}:
+    return [(str(split), paths) for split, paths in given.items()]
+  return [
+    (str(entry.get("split", "train")), entry.get("path"))
+    if isinstance(entry, Mapping)
+    else ("train", entry)
+    for entry in (given if isinstance(given, list) else [given])
+  ]
+
+
+def _matches(root: Path, pattern: str) -> list[Path]:
+  """The files of a pattern in the README.md."""
+  try:
+    return list(root.glob(pattern))
+  except (ValueError, IndexError, OSError) as error:  # IndexError: of `.`
+    raise ConfigError(
+      f"{root / 'README.md'} has {pattern[:80]!r} in data_files, which is no pattern of files; "
+      "mend it, or remove it."
+    ) from error
 
 
 def _helps(file: Path) -> bool:

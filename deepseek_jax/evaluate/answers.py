@@ -120,11 +120,13 @@ class Answer:
   def __eq__(self, other: object) -> bool:
     if not isinstance(other, Answer):
       return NotImplemented
+    if self.text == other.text:
+      return True
     if self.number is not None and other.number is not None:
       return equal_numbers(self.number, other.number)
     if self.parts and other.parts and self.text[0] == other.text[0]:
       return self.text[-1] == other.text[-1] and self.parts == other.parts
-    return self.text == other.text
+    return False
 
   __hash__ = None  # type: ignore[assignment]  # what is near is equal, so there is none
 
@@ -136,7 +138,13 @@ def read_answer(text: str) -> Answer:
     text = pattern.sub(plain, text)
   text = _UNIT.sub("", text.strip())
   text = _WORDS.sub(r"\1", text)
-  text = re.sub(r"\s*([^\w\s,])\s*", r"\1", text).strip().rstrip(".") or text.strip()
+  text = " ".join(text.split())  # a long run of blanks would be tried from each of its places
+  return _read(re.sub(r" ?([^\w\s,]) ?", r"\1", text))
+
+
+def _read(text: str) -> Answer:
+  """The answer that a text gives whose spelling is plain."""
+  text = text.strip().rstrip(".") or text
   named = _NAMED.match(text)
   if named and text.count("=") == 1:
     text = text[named.end() :]
@@ -213,4 +221,6 @@ def _parts(text: str) -> tuple[Answer, ...]:
   inner = text[1:-1]
   if any(c in inner for c in "()[]"):
     return ()
-  return tuple(read_answer(part) for part in inner.split(","))
+  members = inner.split(",")
+  read = {member: _read(member) for member in set(members)}  # a text that runs on repeats its own
+  return tuple(read[member] for member in members)

@@ -5,6 +5,7 @@ index, its links or its config.json's auto_map say.
 """
 
 import dataclasses
+import functools
 import logging
 import math
 import os
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from deepseek_jax.config import ConfigError, ModelConfig, require
-from deepseek_jax.hub import checksums, config_json, quantization_json
+from deepseek_jax.hub import checksums, config_json, quantization_json, rope_json
 from deepseek_jax.hub.strict_json import read_object
 from deepseek_jax.hub.tensor_file import Entry, read_header
 
@@ -77,11 +78,20 @@ def read_directory(folder: pathlib.Path, hashed: bool) -> Directory:
 def _architecture(folder: pathlib.Path, fields: Mapping[str, Any]) -> ModelConfig:
   """The architecture that config.json describes; what it cannot be is said of that file."""
   try:
-    return config_json.from_json(fields)
+    config = config_json.from_json(fields)
   except ConfigError as error:
     if _CONFIG in str(error):
       raise
     raise ConfigError(f"{folder / _CONFIG} describes no model: {error}") from error
+  for name in rope_json.left_out(fields):
+    _tell_left_out(folder / _CONFIG, name)
+  return config
+
+
+@functools.cache
+def _tell_left_out(file: pathlib.Path, name: str) -> None:
+  """Says, once for each file, that a field of its rope scaling changes nothing."""
+  logger.warning("%s: rope_scaling's %s is left out, as transformers leaves it out.", file, name)
 
 
 def _pickles(folder: pathlib.Path) -> list[str]:

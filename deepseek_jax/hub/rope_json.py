@@ -8,23 +8,31 @@ from deepseek_jax.config import RopeConfig, require
 from deepseek_jax.hub.fields import Fields
 from deepseek_jax.ops.rope import yarn_mscale
 
+# What `rope_scaling` may say of each type, and of all.
+_FIELDS: dict[str, tuple[str, ...]] = {
+  "default": (),
+  "linear": ("factor",),
+  "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"),
+  "yarn": (
+    *("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "truncate"),
+    *("mscale", "mscale_all_dim", "attention_factor"),
+  ),
+}
+_OF_ALL = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
+
 
 def rope_from_json(fields: Fields, deepseek: bool) -> RopeConfig:
   """Rotary embedding, from `rope_parameters` or from the older `rope_scaling` and `rope_theta`."""
   values = fields.values
-  given = values.get("rope_scaling") or values.get("rope_parameters") or {}
-  require(isinstance(given, Mapping), f"config.json has rope_scaling = {given!r}; not an object.")
+  given = _given(values)
   theta = Fields(given, {}).get("rope_theta", float, fields.get("rope_theta", float))
+  require(theta >= 1, f"config.json has rope_theta = {theta}; it must be at least 1.")
   for holder in (values, given):
     part = holder.get("partial_rotary_factor")
     require(part in (None, 1, 1.0), f"config.json has partial_rotary_factor = {part}; only 1 is.")
-  kind = given.get("rope_type", given.get("type", "default"))
+  kind = _kind(given)
   if kind == "default":
     return RopeConfig(theta=theta)
-  require(
-    kind in ("linear", "yarn", "llama3"),
-    f"config.json has rope type {kind!r}; supported are default, linear, yarn and llama3.",
-  )
   rope = Fields(given, {})
   if kind == "linear":
     return RopeConfig(theta=theta, scaling="linear", factor=rope.positive("factor", float))
@@ -57,6 +65,39 @@ def rope_from_json(fields: Fields, deepseek: bool) -> RopeConfig:
     mscale=mscale,
     mscale_all_dim=all_dim,
   )
+
+
+def left_out(values: Mapping[str, Any]) -> list[str]:
+  """The fields beside these of the rope type, which are passed over, as transformers does."""
+  given = _given(values)
+  known = (*_OF_ALL, *_FIELDS[_kind(given)])
+  return [name for name, value in given.items() if name not in known and value is not None]
+
+
+def _given(values: Mapping[str, Any]) -> Mapping[str, Any]:
+  """What the file says of scaling; nothing if it says nothing."""
+  given = values.get("rope_scaling") or values.get("rope_parameters") or {}
+  require(isinstance(given, Mapping), f"config.json has rope_scaling = {given!r}; not an object.")
+  return given
+
+
+def _kind(given: Mapping[str, Any]) -> str:
+  """The rope type, `default` where nothing is scaled."""
+  kind = given.get("rope_type", given.get("type"))
+  if kind is None and "rope_type" not in given:
+    # transformers would not scale, which is hardly what a file with a factor means.
+    scaled = [name for names in _FIELDS.values() for name in names if given.get(name) is not None]
+    require(
+      not scaled,
+      f"config.json has rope_scaling with {', '.join(scaled[:1])} but without a rope_type; add "
+      "linear, llama3 or yarn, or remove it.",
+    )
+    return "default"
+  require(
+    isinstance(kind, str) and kind in _FIELDS,
+    f"config.json has rope type {kind!r}; supported are default, linear, yarn and llama3.",
+  )
+  return str(kind)
 
 
 def _mscales(rope: Fields, factor: float) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 
 import pytest
@@ -107,6 +108,9 @@ def changed(path: str, value) -> dict:
     ("rope.scaling", "ntk", "rope.scaling is 'ntk'; use none, linear, yarn or llama3."),
     ("rope.factor", 0.5, "rope.factor is 0.5"),
     ("rope.theta", 0, "rope.theta is 0"),
+    ("rope.theta", math.nan, "rope.theta is nan"),
+    ("rope.theta", math.inf, "rope.theta is inf"),
+    ("rope.factor", math.inf, "rope.factor is inf"),
   ],
 )
 def test_a_bad_field_is_named(path, value, complaint):

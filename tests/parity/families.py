@@ -92,10 +92,16 @@ CASES = {
     "Qwen3", DENSE | DEEPER | {"head_dim": 20, "rope_theta": 1e6, "tie_word_embeddings": False},
   ),
   "qwen3_tied_yarn": (
-    "Qwen3", DENSE | {"head_dim": 8, "tie_word_embeddings": True, "rope_scaling": YARN},
+    "Qwen3",
+    DENSE | {
+      "head_dim": 8, "tie_word_embeddings": True, "rope_scaling": YARN | {"attn_factor": 0.8},
+    },
   ),
   "llama_linear_rope": (
     "Llama", DENSE | {"rope_scaling": {"rope_type": "linear", "type": "linear", "factor": 4.0}},
+  ),
+  "llama_linear_rope_below_one": (
+    "Llama", DENSE | {"rope_scaling": {"rope_type": "linear", "type": "linear", "factor": 0.3}},
   ),
   "llama_large_theta": ("Llama", DENSE | {"rope_theta": 3580165449.0}),
   "qwen2": ("Qwen2", DENSE | DEEPER | {"rope_theta": 1e6}),

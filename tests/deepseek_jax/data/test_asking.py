@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deepseek_jax.config import ConfigError
-from deepseek_jax.data.asking import ask, learn, own_form, sampling_defaults, spoken
+from deepseek_jax.data.asking import ask, learn, own_form, sampling, sampling_defaults, spoken
 from deepseek_jax.data.conversation import stop_ids, text_prompt
 from deepseek_jax.data.document import Document, make_sample
 from deepseek_jax.data.special_tokens import BOS
@@ -193,6 +193,15 @@ def test_a_model_talks_by_its_own_settings(generation, expected, tmp_path):
   write_json(tmp_path / "generation_config.json", generation)
   found = sampling_defaults(load_tokenizer(tmp_path))
   assert (found["temperature"], found["top_p"], found["top_k"]) == expected
+
+
+def test_what_is_given_goes_over_the_models_own():
+  own = sampling_defaults(None)
+  assert sampling(None) == sampling(None, temperature=None, think=None) == own
+  assert sampling(None, temperature=0.0, top_k=None, stop=[]) == own | {
+    "temperature": 0.0,
+    "stop": [],
+  }
 
 
 def test_tokenizers_are_the_same_where_every_text_is(tmp_path):

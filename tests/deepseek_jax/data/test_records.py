@@ -54,6 +54,60 @@ def test_the_cards_configurations_are_heeded(tmp_path):
   assert texts(tmp_path, "hf", split="two/train") == ["two"]
 
 
+def with_card(folder, configs):
+  """The folder with three files and a README.md whose head has these configs."""
+  for name in ("a", "b", "c"):
+    write(folder / f"{name}.jsonl", name)
+  (folder / "README.md").write_text(f"---\nconfigs: {configs}\n---\n# A card\n")
+  return folder
+
+
+@pytest.mark.parametrize(
+  "files",
+  [
+    "{train: [a.jsonl, b.jsonl], test: c.jsonl}",
+    "[{split: train, path: [a.jsonl, b.jsonl]}, {split: test, path: c.jsonl}]",
+    "[{split: train, path: a.jsonl}, {path: /b.jsonl}, {split: test, path: '[c].jsonl'}]",
+  ],
+)
+def test_a_cards_files_in_every_form(tmp_path, files):
+  folder = with_card(tmp_path, f"[{{config_name: x, data_files: {files}}}]")
+  assert texts(folder, "hf") == ["a", "b"]
+  assert texts(folder, "hf", split="test") == ["c"]
+
+
+@pytest.mark.parametrize("files", ["a.jsonl", "[a.jsonl]", "{split: train, path: a.jsonl}"])
+def test_a_cards_files_without_splits_are_train(tmp_path, files):
+  folder = with_card(tmp_path, f"[{{config_name: x, data_files: {files}}}]")
+  assert texts(folder, "hf") == ["a"]
+  with pytest.raises(ConfigError, match="its splits are train"):
+    texts(folder, "hf", split="test")
+
+
+@pytest.mark.parametrize(
+  "configs, field",
+  [
+    ("5", "configs"),
+    ("{x: 5}", "configs"),
+    ("[5]", "configs"),
+    ("[{data_files: a.jsonl}]", "config_name"),
+    ("2024-99-99", "no YAML"),
+    ("[", "no YAML"),
+    ("[{config_name: x, data_dir: 5}]", "data_dir"),
+    *(
+      (f"[{{config_name: x, data_files: {files}}}]", "data_files")
+      for files in (
+        *("''", "'**x'", "'.'", "/", "5", "[5]", "[{split: a}]", "[{path: 5}]", "[{path: [5]}]"),
+        *("{train: 5}", "{train: {path: a.jsonl}}", "[{path: null}]", "x" * 5000),
+      )
+    ),
+  ],
+)
+def test_a_card_that_cannot_be_followed_is_named_with_its_field(tmp_path, configs, field):
+  with pytest.raises(ConfigError, match=rf"README\.md has .*{field}"):
+    texts(with_card(tmp_path, configs), "hf")
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_lines_and_arrays_are_read_in_any_unicode(tmp_path, encoding):
   lines, array = tmp_path / "x.jsonl", tmp_path / "x.json"

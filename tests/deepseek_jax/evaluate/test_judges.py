@@ -1,4 +1,4 @@
-r"""How a benchmark's answers are judged: by their forms, by Math-Verify, and by nothing that hangs."""
+"""A benchmark's answers, judged by their forms and by Math-Verify; and completions that cheat."""
 
 import json
 

@@ -115,8 +115,31 @@ def test_answers_compare_as_numbers_or_text(given, wanted, same):
   assert same_answer(given, wanted) is same
 
 
-def test_many_open_boxes_take_no_time():
-  assert extract_answer("\\boxed{" * 100_000) is None
+LONG = 200_000  # characters; whatever is not linear in them is seen to hang
+HOSTILE = (
+  *(" ", "\n", "{", "}", "\\", "$", "1", ",", "1,", ",111", "-", "\\left ", "\\ "),
+  *("1 ", "\\text{", "\\text{ } ", "\\boxed{", "\\boxed ", "\\frac1 ", "^{ ", "1}"),
+)
+
+
+@pytest.mark.parametrize("unit", HOSTILE)
+def test_long_texts_are_read_in_linear_time(unit):
+  run = unit * (LONG // len(unit))
+  assert extract_answer(run) is None or unit == "\\boxed "
+  assert extract_answer("\\boxed{7}" + run.replace("\\boxed", "\\box")) == "7"
+  for text in (f"a{run}b", f"({run})"):
+    assert lenient_answer(text) != ""
+    assert not same_answer(text, "never")
+    assert group_answers([text, None, f" {text}\n"]) == [text, None, text]
+
+
+def test_boxes_within_boxes_and_blanks_in_long_texts():
+  depth = LONG // 8
+  assert extract_answer("\\boxed{" * depth) is None
+  assert extract_answer("\\boxed{" * depth + "7" + "}" * depth) == "7"
+  assert same_answer(f"a{' ' * LONG}b", "a b")
+  assert same_answer(f"a{' ' * LONG}+{' ' * LONG}b", "a+b")
+  assert same_answer(f"({'1, ' * LONG}2)", f"({'1.0,' * LONG}2)")
 
 
 def test_the_last_number_is_an_answer_to_the_lenient():

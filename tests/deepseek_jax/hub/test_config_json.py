@@ -7,6 +7,7 @@ import pytest
 
 from deepseek_jax.config import ConfigError, GQAConfig, RopeConfig
 from deepseek_jax.hub.config_json import from_json, to_json
+from deepseek_jax.hub.rope_json import left_out
 from deepseek_jax.presets import PRESETS, preset
 
 DEEPSEEK_YARN = {
@@ -96,6 +97,7 @@ QWEN3 = {  # DeepSeek-R1-0528-Qwen3-8B
   "num_key_value_heads": 8, "rms_norm_eps": 1e-06,
   "rope_scaling": {
     "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768,
+    "attn_factor": 0.8782488562869419,
   },
   "rope_theta": 1000000, "tie_word_embeddings": False, "use_sliding_window": False,
   "vocab_size": 151936,
@@ -175,8 +177,17 @@ def test_bases_of_a_million_tokens_and_divided_positions():
   coder = from_json(SMOLLM2 | {"rope_scaling": {"type": "linear", "factor": 4}})
   assert coder.rope == RopeConfig(theta=1e5, scaling="linear", factor=4.0)
   assert from_json(to_json(coder)) == coder
+  closer = from_json(SMOLLM2 | {"rope_scaling": {"type": "linear", "factor": 0.5}})
+  assert closer.rope.factor == 0.5 and from_json(to_json(closer)) == closer
   with pytest.raises(ConfigError, match="too large"):
     from_json(SMOLLM2 | {"rope_theta": 1e300})
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_what_is_left_out_of_rope_scaling_is_known(name):
+  surplus = ["attn_factor"] if name == "r1_0528_qwen3_8b" else []
+  assert left_out(RELEASED[name]) == left_out(in_new_format(RELEASED[name])) == surplus
+  assert left_out(to_json(preset(name))) == []
 
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
@@ -215,6 +226,14 @@ def test_odd_mscales_survive_the_trip(rope):
     (V3, {"num_experts_per_tok": 300}, "top_k"),
     (V3, {"rope_scaling": {"type": "longrope"}}, "longrope"),
     (V3, {"rope_scaling": {"type": "yarn", "factor": "x"}}, "factor"),
+    (V3, {"rope_scaling": {"factor": 4.0}}, "factor but without a rope_type"),
+    (V3, {"rope_scaling": {"rope_type": None, "factor": 4.0}}, "None"),
+    (V3, {"rope_scaling": {"rope_type": ["yarn"]}}, "yarn"),
+    (V3, {"rope_theta": 1}, "above 1"),
+    (V3, {"rope_theta": 1e-300}, "rope_theta"),
+    (V3, {"rope_theta": float("nan")}, "rope_theta"),
+    (V3, {"rope_scaling": {"type": "yarn", "factor": 0.5}}, "factor"),
+    (SMOLLM2, {"rope_scaling": {"type": "linear", "factor": 1e-30}}, "factor"),
     (V2, {"norm_topk_prob": True}, "norm_topk_prob"),
     (RELEASED["r1_distill_qwen_7b"], {"use_sliding_window": True}, "sliding-window"),
     (RELEASED["r1_distill_llama_8b"], {"hidden_act": "gelu"}, "hidden_act"),

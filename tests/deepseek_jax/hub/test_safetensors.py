@@ -213,6 +213,16 @@ def test_absent_copies_and_modules_are_no_error(exported):
   assert np.array_equal(weights.router_bias_LE, random_weights(V3).router_bias_LE[:2])
 
 
+def test_what_is_left_out_of_rope_scaling_is_told_once(exported, caplog):
+  fields = json.loads((exported / "config.json").read_text())
+  yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+  for more in ({}, {"attn_factor": 0.88}, {"attn_factor": 0.88}):
+    (exported / "config.json").write_text(json.dumps(fields | {"rope_scaling": yarn | more}))
+    config = hub.read_architecture(exported)
+    assert (config.rope.scaling, config.rope.mscale) == ("yarn", 1.0)
+    assert caplog.text.count("rope_scaling's attn_factor is left out") == bool(more)
+
+
 def test_half_precision_and_stored_copies_of_a_tied_head_are_read(tmp_path):
   hub.save_pretrained(tmp_path / "out", LLAMA, random_weights(LLAMA))
   (tmp_path / "out" / "SHA256SUMS").unlink()

@@ -76,6 +76,14 @@ def test_mscales_stretch_the_rotation_by_their_quotient(mscale, all_dim, length)
   np.testing.assert_allclose(np.hypot(cos, sin), length, rtol=1e-6)
 
 
+@pytest.mark.parametrize("theta", [math.nextafter(1, 2), 1e18])
+@pytest.mark.parametrize("scaling, factor", [("none", 1), ("linear", 1e-20), ("yarn", 1e18)])
+def test_angles_are_finite_wherever_a_config_is_allowed(theta, scaling, factor):
+  config = RopeConfig(theta=theta, scaling=scaling, factor=factor)
+  for part in angles(config, 8, jnp.asarray([[0, 1, 2**31 - 1]])):
+    assert np.isfinite(part).all()
+
+
 def llama3_by_wavelength(theta, dim, factor, low, high, context):
   """Meta's description: three bands of wavelength, the middle one interpolated."""
   out = []

@@ -2,8 +2,8 @@ r"""Mathematics judged by Math-Verify; an extra: pip install 'deepseek-jax[math]
 
 It runs in processes of its own (see `tasks/workers.py`), which also limits its time: its own limits
 are signals, which only reach a main thread. Math-Verify looks for mathematics in any text. Of an
-answer all must be mathematics, so that `5 or 6` is not 6 and `Paris` no product of its letters; what
-is not is left to `answers.py`.
+answer all must be mathematics, so that `5 or 6` is not 6 and `Paris` no product of its letters;
+what is not is left to `answers.py`.
 """
 
 import functools

@@ -16,6 +16,7 @@ from deepseek_jax.evaluate.evaluation import (
   evaluate_each,
   standard_protocols,
 )
+from deepseek_jax.evaluate.file_benchmark import FileBenchmark
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.presets import preset
 from deepseek_jax.tasks.registry import load_task
@@ -184,3 +185,46 @@ def test_the_standard_protocols_are_greedy_and_two_temperatures():
 def test_bad_protocols_are_refused(fields):
   with pytest.raises(ConfigError, match="protocol"):
     dataclasses.replace(PROTOCOL, **fields)
+
+
+class Fragile(Doubling):
+  """One whose verifier raises on a third of its problems."""
+
+  def score(self, problem, text):
+    if int(problem.data) % 3 == 0:
+      raise ValueError("no verdict")
+    return super().score(problem, text)
+
+
+def test_a_verifier_that_fails_costs_no_sample(capsys):
+  _, evaluation = run(right=4, task=Fragile())
+  figures = {f["metric"]: f["value"] for f in evaluation.figures("base")}
+  assert figures["pass@1"] == pytest.approx(2 / 3) and figures["unjudged"] == pytest.approx(1 / 3)
+  failed = [record for record in evaluation.records() if "failure" in record]
+  assert len(failed) == 8 and {r["failure"] for r in failed} == {"error: ValueError: no verdict"}
+  assert "could not judge 8 of 24" in capsys.readouterr().err
+  assert "unjudged" not in {f["metric"] for f in run(right=4)[1].figures("base")}
+
+
+def test_the_judge_of_a_file_is_in_the_protocol_and_the_records(monkeypatch):
+  problems = tuple(Problem("sum 1 1 ?", "f", f"f {n}", answer=str(n)) for n in range(1, 7))
+  task = FileBenchmark("f", problems, "exact")
+  protocol = dataclasses.replace(PROTOCOL, judge="exact")
+  problems = draw_problems(task, dataclasses.replace(protocol, problems=6))
+  reciter = Reciter(task, [dataclasses.replace(p, data=p.answer) for p in problems], 4, 2)
+  given = (reciter, Weights({}, np.zeros((0, 0))), TOKENIZER, task)
+  evaluation = evaluate(*given, dataclasses.replace(protocol, problems=6))
+  assert {record["judge"] for record in evaluation.records()} == {"exact"}
+  other = dataclasses.replace(protocol, judge="math-verify")
+  assert len({p.hash for p in (PROTOCOL, protocol, other)}) == 3
+
+
+def test_answers_that_the_judge_calls_right_have_one_vote_together():
+  _, evaluation = run(right=2)
+  texts = [("\\boxed{2}", "\\boxed{1+1}", "\\boxed{7}", "\\boxed{8}")] * 6
+  voted = dataclasses.replace(
+    evaluation, texts=tuple(texts), correct_PJ=np.array([[1, 1, 0, 0]] * 6, float)
+  )
+  assert voted.consensus_P().tolist() == [0.5] * 6, "a tie among four"
+  known = dataclasses.replace(voted, lenient_PJ=voted.correct_PJ)
+  assert known.consensus_P().tolist() == [1.0] * 6

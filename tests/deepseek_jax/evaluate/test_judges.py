@@ -48,7 +48,7 @@ BY_FORM = [
 ]  # fmt: skip
 BY_MATHEMATICS = [
   ("\\sqrt{8}", "2\\sqrt2"), ("x+1", "1+x"), ("2^{10}", "1024"), ("\\{1,2\\}", "\\{2,1\\}"),
-  ("(-\\infty, 3)", "x<3"), ("\\frac{\\pi}{2}", "0.5\\pi"), ("10!", "3628800"),
+  ("x<3", "3>x"), ("\\frac{\\pi}{2}", "0.5\\pi"), ("10!", "3628800"),
   ("x^2-1", "(x-1)(x+1)"), ("1, 2", "2 \\text{ and } 1"), ("\\tan^2 y + 1", "\\sec^2 y"),
   ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{bmatrix}1\\\\2\\end{bmatrix}"),
 ]  # fmt: skip
@@ -142,8 +142,8 @@ def write(path, answers):
 
 def test_a_gold_answer_that_cannot_be_read_is_refused_by_line(tmp_path, impatient):
   pytest.importorskip("math_verify")
-  path = write(tmp_path / "sums.jsonl", ["5", "9^{9^{9^{9}}}"])
-  with pytest.raises(ConfigError, match=r"line 2, has '9\^.* cannot be read: .* 0.5 s"):
+  path = write(tmp_path / "sums.jsonl", ["5", "(" * 900 + "6" + ")" * 900])
+  with pytest.raises(ConfigError, match=r"line 2, has '\(\(.* cannot be read: .* 0.5 s"):
     load_file_benchmark(path, "math-verify")
   assert load_file_benchmark(path, "exact").judge == "exact"
 

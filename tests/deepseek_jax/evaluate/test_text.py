@@ -44,7 +44,7 @@ def test_the_mini_tasks_words_of_reflection_are_known():
   "text, answer",
   [
     ("<think> 3 </think> <answer> 7 </answer>", "7"),
-    ("<think> \\boxed{1} </think> so \\boxed{2} or \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+    ("<think> \\boxed{1} </think> so \\boxed{2}. No: \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
     ("<think> \\boxed{1} </think> no box", None),
     ("an open \\boxed{3", None),
     ("7", None),

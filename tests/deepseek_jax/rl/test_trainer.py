@@ -82,8 +82,8 @@ def compiled():
 
 def make_stage(compiled, iterations=12, **fields) -> Reinforcement:
   parts = {name: compiled[name] for name in ("update", "score", "engine")}
-  given = {"config": CONFIG, "seed": 0, **fields}
-  return Reinforcement(**parts, task=Bandit(), tokenizer=TOKENIZER, iterations=iterations, **given)
+  given = {"config": CONFIG, "seed": 0, "task": Bandit(), **fields}
+  return Reinforcement(**parts, tokenizer=TOKENIZER, iterations=iterations, **given)
 
 
 def begin(compiled):
@@ -264,3 +264,24 @@ def test_a_prompt_that_is_too_long_is_left_out_and_told_before_sampling(compiled
   )
   plain = roll_out(*given[:2], Bandit(), *given[3:])
   assert "left_out" not in plain.report
+
+
+class Fragile(Bandit):
+  """A bandit whose verifier raises on one of its problems, and gives no share for another."""
+
+  def score(self, problem, text):
+    if problem.key == "0":
+      raise ZeroDivisionError("no answer")
+    score = super().score(problem, text)
+    return dataclasses.replace(score, correct=float("nan")) if problem.key == "1" else score
+
+
+def test_a_verifier_that_fails_is_counted_and_the_run_goes_on(compiled, capsys):
+  stage = make_stage(compiled, task=Fragile())
+  _, (record,) = iterate(stage, begin(compiled), 0, 1)
+  group = CONFIG.rollout.group
+  assert record["unjudged_error"] == 2 * group and record["unjudged_range"] == group
+  assert record["format"] == 0.25 and np.isfinite(record["reward"]), "one problem in four is judged"
+  assert "ZeroDivisionError: no answer" in capsys.readouterr().err
+  _, (sound,) = iterate(make_stage(compiled), begin(compiled), 0, 1)
+  assert not [name for name in sound if name.startswith("unjudged")]

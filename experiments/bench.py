@@ -7,6 +7,7 @@
   python -m experiments.bench --suite=speculative --model=runs/draft
   python -m experiments.bench --suite=first_run
   python -m experiments.bench --suite=grpo --against=trl [--model=M]
+  python -m experiments.bench --suite=judges [--cases=DIR]
 
 train: one full training step of a preset, in float32, against transformers with torch; the median
 of interleaved pairs, and what our step spends its time on. experts: what a token costs with 32 and
@@ -22,6 +23,9 @@ empty cache of compiled programs and then, with another seed, with what that lef
 grpo: whole steps of reinforcement, 2 prompts x 8 samples x 64 tokens, on the checkpoint of
 --model (a Hugging Face directory, a GGUF file or a workdir; else a random model of SmolLM2-135M's
 shape), beside TRL's trainer (`pip install trl`); the first step, which compiles, is told apart.
+judges: answers a second of reasoning-gym's scorer, of our own rule and of Math-Verify, with the
+processes they run in, or with --cases, the unpacked source of Math-Verify (`pip download
+--no-deps --no-binary :all: math-verify`), how many of its own cases each accepts.
 Every contender first warms up, as the heap takes several steps to settle. Nothing else should run
 meanwhile; load average and the rate of a matrix product are in the result, which --out=FILE keeps
 as JSON.
@@ -45,7 +49,7 @@ from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.plan.flops import parameters
 from deepseek_jax.presets import preset
 from experiments import program
-from experiments.benchmarks import decoders, reinforcement, trainers
+from experiments.benchmarks import decoders, judging, reinforcement, trainers
 from experiments.benchmarks import first_run as first_runs
 from experiments.benchmarks.contender import Contender, Turn
 from experiments.benchmarks.timing import machine, pair_ratio, take_turns
@@ -208,6 +212,21 @@ def grpo() -> dict[str, Any]:
   return result
 
 
+def judges() -> dict[str, Any]:
+  """Answers judged a second, or right and wrong ones accepted."""
+  if FLAGS.cases:
+    counts = judging.agreement(FLAGS.cases)
+    for name, of in counts.items():
+      shown = ", ".join(f"{kind} accepted {n} of {size}" for kind, (n, size) in of.items())
+      print(f"  {name:24}{shown}")
+    return {"cases": counts}
+  result = judging.rates(FLAGS.pairs)
+  for name, found in result.items():
+    rate = statistics.median(found["per_second"])
+    print(f"  {name:24}{rate:9.0f} answers/s, the first after {found['start']:.1f} s")
+  return {"judges": result}
+
+
 SUITES: dict[str, Callable[[], dict[str, Any]]] = {
   "train": train,
   "experts": experts,
@@ -216,6 +235,7 @@ SUITES: dict[str, Callable[[], dict[str, Any]]] = {
   "speculative": speculative,
   "first_run": first_run,
   "grpo": grpo,
+  "judges": judges,
 }
 
 
@@ -267,6 +287,7 @@ def _write(path: str, result: dict[str, Any]) -> None:
 if __name__ == "__main__":
   flags.DEFINE_enum("suite", "train", list(SUITES), "What is measured.")
   flags.DEFINE_string("model", "", "In --suite=decode, grpo and speculative: which model.")
+  flags.DEFINE_string("cases", "", "In --suite=judges: Math-Verify's source.")
   flags.DEFINE_string("config", "configs/r1_tiny.py", "In --suite=first_run: of the recipe.")
   flags.DEFINE_enum(
     "against", "", ["", "transformers", "trl"], "Whom to measure beside; none if empty."

@@ -4,11 +4,13 @@
 
 --model is a workdir, a Hugging Face directory, a GGUF file or a model's name on the Hub, org/name
 or org/name@revision. --benchmark is a task (mini, countdown, chain_sum, reasoning_gym:DATASET,
-package.module:name) or a file of JSON lines {"prompt": ..., "answer": ...}. It is asked in the
-model's own turns where it has them, unless --template says plain or r1_zero; every token that its
-files name ends an answer. Each of --temperatures is measured: 0 once per problem, the others
---samples times. --out gets config.json, results.json, report.html and completions.jsonl. R1's
-published protocol is --temperatures=0.6 --top_p=0.95 --samples=64 --max_new=32768.
+[isolated:]package.module:name), a file of JSON lines {"prompt": ..., "answer": ...}, or a dataset
+of --split: a directory, or org/name[@revision] of the Hub. It is asked in the model's own turns
+where it has them, unless --template says plain or r1_zero; every token that its files name ends an
+answer. --judge=exact compares a file's answers by their forms, math-verify also as mathematics.
+Each of --temperatures is measured: 0 once per problem, the others --samples times. --out gets
+config.json, results.json, report.html and completions.jsonl. R1's published protocol is
+--temperatures=0.6 --top_p=0.95 --samples=64 --max_new=32768.
 """
 
 import dataclasses
@@ -55,9 +57,9 @@ def main() -> None:
 
 
 def _task(name: str) -> Task:
-  """The benchmark called `name`: a file if there is one, else a task."""
-  if local_path(name).is_file() or name.endswith((".json", ".jsonl")):
-    return load_file_benchmark(name, FLAGS.judge)
+  """The benchmark called `name`: a file, directory or Hub's dataset, else a task."""
+  if local_path(name).exists() or "/" in name or name.endswith((".json", ".jsonl")):
+    return load_file_benchmark(name, FLAGS.judge, FLAGS.split)
   return load_task(name)
 
 
@@ -107,13 +109,13 @@ def _write(out: Path, evaluations: Sequence[Evaluation], seconds: float) -> None
 
 _OWN = (
   *("model", "stage", "benchmark", "out", "problems", "samples", "temperatures", "top_p"),
-  *("max_new", "template", "judge", "seed", "batch"),
+  *("max_new", "template", "judge", "split", "seed", "batch"),
 )
 
 if __name__ == "__main__":
   flags.DEFINE_string("model", None, "A workdir, Hugging Face directory, GGUF file or Hub name.")
   flags.DEFINE_string("stage", "", "The stage of an R1 workdir; r1 if not given.")
-  flags.DEFINE_string("benchmark", None, "A task's name, or a file of JSON lines.")
+  flags.DEFINE_string("benchmark", None, "A task, a file of JSON lines, or a dataset.")
   flags.DEFINE_string("out", None, "The directory to write.")
   flags.DEFINE_integer("problems", None, "How many; by default 256, or all of a file.")
   flags.DEFINE_integer("samples", 8, "Per problem.")
@@ -124,6 +126,7 @@ if __name__ == "__main__":
   flags.DEFINE_enum(
     "judge", None, JUDGES, "Of a file's answers; math-verify where it is installed."
   )
+  flags.DEFINE_string("split", "test", "Of a dataset; CONFIGURATION/SPLIT where it has several.")
   flags.DEFINE_integer("seed", 0, "Of the sampling.")
   flags.DEFINE_integer("batch", 256, "Completions sampled at a time.")
   program.run(main)

@@ -60,6 +60,19 @@ def files_below(root: Path, endings: tuple[str, ...]) -> list[Path]:
   )
 
 
+def find_dataset(root: Path, split: str) -> list[Path]:
+  """The files of one split of a Hugging Face dataset; see `find_split`.
+
+  Arrow files are looked for first, then Parquet, then JSON.
+  """
+  for ending in (".arrow", ".parquet", ".jsonl", ".json"):
+    if root.is_dir() and files_below(root, (ending,)):
+      return find_split(root, (ending,), split, dataset=True)
+  raise ConfigError(
+    f"data.path {str(root)!r} is not a dataset directory of arrow, parquet, jsonl or json files."
+  )
+
+
 def find_split(
   path: str | Path, endings: tuple[str, ...], split: str, dataset: bool = False
 ) -> list[Path]:

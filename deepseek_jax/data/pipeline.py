@@ -8,9 +8,9 @@ from typing import Any
 import grain
 
 from deepseek_jax.by_name import dataset_path
-from deepseek_jax.config import ConfigError, require
+from deepseek_jax.config import require
 from deepseek_jax.data.config import DataConfig
-from deepseek_jax.data.dataset_files import files_below, find_files, find_split
+from deepseek_jax.data.dataset_files import find_dataset, find_files, find_split
 from deepseek_jax.data.document import Document, Sample, make_sample
 from deepseek_jax.data.fim import FillInTheMiddle
 from deepseek_jax.data.omissions import Omissions
@@ -45,10 +45,7 @@ def open_source(config: DataConfig) -> Any:
 
 
 def corpus_files(config: DataConfig) -> list[Path]:
-  """The files that a corpus is read from, in their order; none of one that is made, not read.
-
-  Of a Hugging Face dataset Arrow files are looked for first, then Parquet, then JSON.
-  """
+  """The files that a corpus is read from, in their order; none of one that is made, not read."""
   match config.source:
     case "problems":
       return []
@@ -60,13 +57,7 @@ def corpus_files(config: DataConfig) -> list[Path]:
       return find_split(config.path, (".jsonl",), config.split)
     case "parquet":
       return find_split(config.path, (".parquet",), config.split)
-  root = dataset_path(config.path)
-  for ending in (".arrow", ".parquet", ".jsonl", ".json"):
-    if root.is_dir() and files_below(root, (ending,)):
-      return find_split(root, (ending,), config.split, dataset=True)
-  raise ConfigError(
-    f"data.path {config.path!r} is not a dataset directory of arrow, parquet, jsonl or json files."
-  )
+  return find_dataset(dataset_path(config.path), config.split)
 
 
 def corpus_fingerprint(config: DataConfig) -> dict[str, Any]:

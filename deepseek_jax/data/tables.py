@@ -84,6 +84,16 @@ class TableSource:
     return {name: table.column(name) for name in self._columns}
 
 
+def read_rows(file: Path) -> list[dict[str, Any]]:
+  """All rows of a file, by column; ConfigError if it cannot be read."""
+  try:
+    if file.suffix == ".arrow":
+      return [row for batch in _arrow_batches(file) for row in batch.to_pylist()]
+    return _pyarrow("parquet").ParquetFile(file).read().to_pylist()
+  except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+    raise ConfigError(f"{file} cannot be read ({error}).") from error
+
+
 @functools.lru_cache(maxsize=_KEPT_BLOCKS)
 def _arrow_batches(file: Path) -> list[Any]:
   """Record batches of an Arrow stream or file, mapped into memory and not copied."""

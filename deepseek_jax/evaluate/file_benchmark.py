@@ -1,5 +1,6 @@
-"""A benchmark from JSON, lines or an array: {"prompt": ..., "answer": ...}, maybe "language".
+"""A benchmark from a file or a dataset: {"prompt": ..., "answer": ...}, maybe "language".
 
+Others call the former problem or question, and the latter solution; `answer` goes before that.
 Two rules judge one after the other: `exact`, our own comparison of forms (see `answers.py`), and
 what it does not accept `math-verify`, where that is installed (see `mathematics.py`).
 """
@@ -12,10 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from deepseek_jax.config import require
-from deepseek_jax.data.records import read_records, whole_text
+from deepseek_jax.data.records import whole_text
 from deepseek_jax.evaluate import mathematics
 from deepseek_jax.evaluate.answers import extract_answer, gold_answer, lenient_answer, same_answer
-from deepseek_jax.paths import local_path
+from deepseek_jax.evaluate.benchmark_records import benchmark_records
 from deepseek_jax.tasks.languages import language_share
 from deepseek_jax.tasks.response import thought_of
 from deepseek_jax.tasks.scoring import failed
@@ -23,6 +24,8 @@ from deepseek_jax.tasks.task import Problem, Score, Split
 from deepseek_jax.tasks.workers import Outcome
 
 JUDGES = ("exact", "math-verify")
+_PROMPTS = ("prompt", "problem", "question")
+_ANSWERS = ("answer", "solution")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,24 +86,36 @@ class FileBenchmark:
     return right
 
 
-def load_file_benchmark(path: str | os.PathLike[str], judge: str | None = None) -> FileBenchmark:
-  """Reads a benchmark, to be judged by `judge`, one of JUDGES; None: the best that is installed.
+def load_file_benchmark(
+  path: str | os.PathLike[str], judge: str | None = None, split: str = "test"
+) -> FileBenchmark:
+  """Reads a benchmark (see `benchmark_records`).
+
+  It is judged by `judge`, one of JUDGES; None: the best that is installed.
 
   Raises:
     ConfigError: a line is no problem, or has an answer that the judge cannot read at all; it is
       named. Or the judge is missing.
   """
-  path = local_path(path)
   judge = _chosen(judge)
-  numbered = [(f"{where},", record) for where, record in read_records(path)]
+  name, records = benchmark_records(path, split)
   problems = tuple(
-    _problem(record, where, path.stem, number)
-    for number, (where, record) in enumerate(numbered, start=1)
+    _problem(record, f"{where},", name, number)
+    for number, (where, record) in enumerate(records, start=1)
   )
   require(len(problems) > 0, f"The benchmark {path} has no problems in it.")
   if judge == "math-verify":
-    _check_answers(path.name, problems, [where for where, _ in numbered])
-  return FileBenchmark(path.stem, problems, judge)
+    _check_answers(name, problems, [f"{where}," for where, _ in records])
+  return FileBenchmark(name, problems, judge)
+
+
+def _field(record: dict[str, Any], names: Sequence[str], where: str) -> str:
+  """The only one of these names that a record has."""
+  found = [name for name in names if name in record]
+  require(
+    len(found) < 2, f"{where} has the fields {' and '.join(found)}; leave one that is to be asked."
+  )
+  return found[0] if found else names[0]
 
 
 def _chosen(judge: str | None) -> str:
@@ -153,23 +168,24 @@ def _judged(score: Score, outcome: Outcome) -> Score:
 def _problem(record: Any, where: str, name: str, number: int) -> Problem:
   """One record's problem."""
   require(isinstance(record, dict), f"{where} is not a JSON object.")
+  asked = _field(record, _PROMPTS, where)
+  told = next((name for name in _ANSWERS if name in record), "answer")
+  prompt, answer = record.get(asked), record.get(told)
   require(
-    isinstance(record.get("prompt"), str) and record["prompt"].strip() != "",
-    f'{where} has no text in the field "prompt".',
+    isinstance(prompt, str) and prompt.strip() != "", f'{where} has no text in the field "{asked}".'
   )
-  answer = record.get("answer")
   require(
     isinstance(answer, (str, int, float)) and not isinstance(answer, bool),
-    f'{where} has no text or number in the field "answer".',
+    f'{where} has no text or number in the field "{told}".',
   )
   require(
     math.isfinite(answer) if isinstance(answer, float) else gold_answer(str(answer)) != "",
-    f'{where} has {answer!r} in the field "answer", which no answer can equal.',
+    f'{where} has {answer!r} in the field "{told}", which no answer can equal.',
   )
   language = record.get("language", "en")
   require(isinstance(language, str), f'{where} has a field "language" that is not text.')
   return Problem(
-    prompt=whole_text(record["prompt"]),
+    prompt=whole_text(prompt),
     task=name,
     key=f"{name} {number}",
     language=language,

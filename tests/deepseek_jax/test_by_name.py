@@ -12,6 +12,7 @@ from deepseek_jax import by_name
 from deepseek_jax.config import ConfigError
 from deepseek_jax.data.config import DataConfig
 from deepseek_jax.data.pipeline import open_source
+from deepseek_jax.evaluate.file_benchmark import load_file_benchmark
 from deepseek_jax.rl.grpo_job import grpo_job
 from deepseek_jax.train.pretrain_job import pretrain_job
 from tests.talker import write_talker
@@ -104,3 +105,26 @@ def test_pickles_of_the_hub_stay_refused(talker, cache, tmp_path):
   with pytest.raises(ConfigError, match="is a pickle, which is never read"):
     ds.load("org/pickled")
   assert json.loads((files / "config.json").read_text())
+
+
+def test_a_benchmark_is_read_by_its_name(cache, tmp_path):
+  parquet = pytest.importorskip("pyarrow.parquet")
+  import pyarrow
+
+  files = tmp_path / "files"
+  files.mkdir()
+  for split, answers in (("train", ["#### 1"]), ("test", ["1 + 1 is 2\n#### 2", "3"])):
+    rows = [{"question": "q ?", "answer": answer} for answer in answers]
+    table = pyarrow.Table.from_pylist(rows)
+    parquet.write_table(table, files / f"{split}-00000-of-00001.parquet")
+  lay(cache, "dataset", "org/sums", files)
+  task = load_file_benchmark("org/sums", "exact")
+  assert [p.answer for p in task.problems] == ["2", "3"]
+  assert task.name == f"sums@{REVISION}/test", "figures of another revision do not compare"
+  assert len(load_file_benchmark("org/sums@main", "exact", "train").problems) == 1
+  with pytest.raises(ConfigError, match="benchmark .* its splits are test, train: set split to"):
+    load_file_benchmark("org/sums", "exact", "dev")
+  with pytest.raises(ConfigError, match="org/none is no file or directory here"):
+    load_file_benchmark("org/none", "exact")
+  with pytest.raises(ConfigError, match="none.jsonl cannot be read"):
+    load_file_benchmark("org/none.jsonl", "exact")

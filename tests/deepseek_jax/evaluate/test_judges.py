@@ -152,7 +152,7 @@ def test_gold_answers_that_are_words_are_told(tmp_path, capsys):
   pytest.importorskip("math_verify")
   task = load_file_benchmark(write(tmp_path / "towns.jsonl", ["Paris", "5", "Rome"]))
   assert task.judge == "math-verify"
-  assert "2 of 3 answers of towns.jsonl are no mathematics, as 'Paris'" in capsys.readouterr().err
+  assert "2 of 3 answers of towns are no mathematics, as 'Paris'" in capsys.readouterr().err
   assert task.score(task.problems[0], boxed("\\text{paris}")).correct == 1.0
 
 
@@ -165,3 +165,15 @@ def test_without_math_verify_the_forms_judge_and_it_is_told(tmp_path, monkeypatc
     load_file_benchmark(path, "math-verify")
   with pytest.raises(ConfigError, match="judge is 'best'"):
     load_file_benchmark(path, "best")
+
+
+def test_the_fields_that_others_use(tmp_path):
+  records = [{"problem": "p", "solution": "so \\boxed{5}"}, {"question": "q", "answer": 7},
+             {"problem": "r", "solution": "s", "answer": "8"}]  # fmt: skip
+  path = tmp_path / "b.json"
+  path.write_text(json.dumps(records))
+  task = load_file_benchmark(path, "exact")
+  assert [(p.prompt, p.answer) for p in task.problems] == [("p", "5"), ("q", "7"), ("r", "8")]
+  path.write_text(json.dumps([{"problem": "p", "question": "q", "answer": 7}]))
+  with pytest.raises(ConfigError, match="record 1, has the fields problem and question"):
+    load_file_benchmark(path, "exact")

@@ -15,6 +15,7 @@ config.json, results.json, report.html and completions.jsonl. R1's published pro
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,6 +72,11 @@ def _protocols(task: Task) -> list[Protocol]:
   except ValueError as error:
     raise ConfigError(f"--temperatures is {FLAGS.temperatures}; give numbers.") from error
   require(len(temperatures) > 0, "--temperatures is empty; give at least one number.")
+  for given, temperature in zip(FLAGS.temperatures, temperatures, strict=True):
+    require(
+      0 <= temperature < math.inf,
+      f"--temperatures has {given}; give finite numbers that are not negative.",
+    )
   return [
     Protocol(
       benchmark=task.name,

@@ -78,6 +78,8 @@ def resolve_tokenizer(name: str | None, init: str) -> str:
   """
   if not init:
     return "word" if name is None else name
+  if name and name == _lies(init):
+    return name  # as a job's values say that were resolved before; no file need be read again
   place = tokenizer_place(init)
   require(bool(place or name), f"config.init {init} brings no tokenizer; name one in the config.")
   if not place or not name:
@@ -105,16 +107,26 @@ def open_tokenizer(name: str) -> Tokenizer:
 
 def tokenizer_place(directory: str) -> str:
   """Where the tokenizer of a model lies, or `word` or `byte` where it is one of those; else ""."""
+  path, place = model_path(directory), _lies(directory)
+  if is_gguf(path):
+    return place if gguf_tokenizer(read_header(path)) is not None else ""
+  if not place:
+    return ""
+  found = load_tokenizer(model_path(place))
+  known = [name for name in ("word", "byte") if same_tokens(found, load_tokenizer(name))]
+  return known[0] if known else place
+
+
+def _lies(directory: str) -> str:
+  """The place of a model's own tokenizer, whatever it is and without reading it; else ""."""
   path = model_path(directory)
   if is_gguf(path):
-    return directory if gguf_tokenizer(read_header(path)) is not None else ""
+    return directory
   whole = is_pretrained(path)
   folder = path if whole else path / "tokenizer"
   if not (folder / "tokenizer.json").is_file():
     return ""
-  found = load_tokenizer(folder)
-  known = [name for name in ("word", "byte") if same_tokens(found, load_tokenizer(name))]
-  return known[0] if known else directory if whole else str(folder)
+  return directory if whole else str(folder)
 
 
 def load_start(

@@ -58,6 +58,13 @@ def test_evaluates_a_file_and_leaves_all_that_a_run_leaves(model, tmp_path):
   [
     (["--benchmark=mini", "--out=x"], "--model is missing"),
     (["--model=absent", "--benchmark=none.jsonl", "--out=x"], "none.jsonl cannot be read"),
+    *(
+      (
+        ["--model=absent", "--benchmark=mini", "--out=x", f"--temperatures=0,{wrong}"],
+        f"--temperatures has {wrong};",
+      )
+      for wrong in ("nan", "inf", "-1")
+    ),
   ],
 )
 def test_bad_input_ends_in_one_sentence(tmp_path, flags, message):

@@ -7,6 +7,7 @@ import pytest
 import deepseek_jax as ds
 from configs import distill_mini, sft_mini
 from deepseek_jax.config import ConfigError
+from deepseek_jax.data.hf_tokenizer import HFTokenizer
 from deepseek_jax.data.tokenizer import load_tokenizer, same_tokens
 from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.evaluate.evaluation import Protocol, evaluate
@@ -17,6 +18,7 @@ from deepseek_jax.rl.rollout import RolloutConfig, roll_out
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.train.pretrain_job import pretrain_job
 from deepseek_jax.train.sft import run_sft, sft_job
+from deepseek_jax.train.start import resolve_tokenizer
 from tests.talker import write_talker
 
 pytest.importorskip("tokenizers", reason="needs the extra hf")
@@ -111,6 +113,20 @@ def test_fine_tuning_learns_answers_in_the_models_turns(talker, tmp_path):
   assert job.data.template == "turns" and job.data.tokenizer == str(talker)
   run_sft(job, tmp_path / "run")
   assert set(load_tokenizer(tmp_path / "run" / "tokenizer").stop_ids) == {1, 2}
+
+
+def test_a_start_reads_its_tokenizer_no_oftener_than_it_must(talker, tmp_path, monkeypatch):
+  (tmp_path / "a.jsonl").write_text('{"question": "2 + 2?", "text": "the 4"}\n' * 4)
+  source = {"source": "jsonl", "path": str(tmp_path / "a.jsonl"), "prompt_field": "question"}
+  values = sft_mini.get_config().to_dict() | {"init": str(talker), "model": {}}
+  read = []
+  load = HFTokenizer.load
+  monkeypatch.setattr(HFTokenizer, "load", lambda folder: read.append(folder) or load(folder))
+  sft_job({**values, "data": source | {"batch": 2, "length": 64}})
+  assert len(read) == 2  # to know which it is, and its turns
+  job = grpo_job(rl_values(talker, tokenizer=str(talker)))
+  assert len(read) == 3 and job.rl.rollout.template == "turns"
+  assert resolve_tokenizer(str(talker), str(talker)) == str(talker) and len(read) == 3
 
 
 def test_logits_are_matched_over_one_tokenizer_only(talker, tmp_path):

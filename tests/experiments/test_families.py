@@ -1,5 +1,7 @@
 """Each family goes through three iterations of GRPO and comes out as transformers reads it."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ FAMILIES = {
   "v2": ("v2_groups", None),
   "v2_lite": ("v2_lite", None),
   "moonlight": ("moonlight", None),
+  "kimi_k2": ("v3", None),  # V3's tensors by another name
   "qwen2": ("qwen2", None),
   "qwen3": ("qwen3", None),
   "llama": ("llama3", None),
@@ -44,6 +47,9 @@ def make_directory(family, folder):
   if form is not None:
     published.publish(folder, fp8=form == "fp8")
   tokenizer.save(folder)
+  if family == "kimi_k2":
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": family}))
 
 
 @pytest.mark.parametrize(

@@ -74,15 +74,16 @@ def _serve(score: Callable[..., Any], answers: int, seconds: float, memory: int)
 
 
 def _limit(memory: int) -> None:
-  """At most `memory` bytes beyond what is in use, no files and no dumps."""
-  with open("/proc/self/statm", encoding="ascii") as file:
-    used = int(file.read().split()[0]) * resource.getpagesize()
-  for which, most in (
-    (resource.RLIMIT_AS, used + memory),
-    (resource.RLIMIT_FSIZE, 0),
-    (resource.RLIMIT_CORE, 0),
-  ):
-    resource.setrlimit(which, (most, most))
+  """At most `memory` bytes beyond what is in use, no files and no dumps.
+
+  Memory is limited on Linux alone: elsewhere the kernel does not heed the limit.
+  """
+  for which in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
+    resource.setrlimit(which, (0, 0))
+  if sys.platform == "linux":
+    with open("/proc/self/statm", encoding="ascii") as file:
+      most = int(file.read().split()[0]) * resource.getpagesize() + memory
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _judge(score: Callable[..., Any], item: bytes, seal: Seal) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from typing import IO, Any
 
 from deepseek_jax.config import ConfigError
 
+_MOST = 8  # processes
 _BATCH = 64  # items that a process gets at a time
 _STARTS = 3  # of a process, before it counts as one that cannot be started
 _STARTING = 300.0  # seconds that importing may take
@@ -66,7 +67,7 @@ class Workers:
   ) -> None:
     self.maker = maker
     self.limits = limits
-    self.count = count or min(len(os.sched_getaffinity(0)), 8)
+    self.count = count or min(_cores(), _MOST)
     self._first = (maker, arguments, {"seconds": limits.seconds, "memory": limits.memory})
     self._processes: list[_Process] = []
     self._lock = threading.Lock()
@@ -97,6 +98,8 @@ class Workers:
 
   def processes(self, wanted: int) -> list["_Process"]:
     """At most `wanted` running processes; those that are missing are started side by side."""
+    for process in [p for p in self._processes if p.ended]:  # by whoever killed it meanwhile
+      self.drop(process)
     while len(self._processes) < min(self.count, wanted):
       self._processes.append(_Process(self._first))
     return self._processes[:wanted]
@@ -111,6 +114,11 @@ class Workers:
 def workers(maker: str, arguments: tuple[Any, ...] = ()) -> Workers:
   """The processes of this name, which all who ask share."""
   return Workers(maker, arguments)
+
+
+def _cores() -> int:
+  """Those that this process may use, where the system tells."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Process:
@@ -135,6 +143,10 @@ class _Process:
   def output(self) -> IO[bytes]:
     assert self._popen.stdout is not None
     return self._popen.stdout
+
+  @property
+  def ended(self) -> bool:
+    return self._popen.poll() is not None
 
   def give(self, items: Sequence[int], pickled: Sequence[bytes]) -> None:
     """Sends items, by number and content."""

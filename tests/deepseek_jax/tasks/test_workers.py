@@ -154,6 +154,14 @@ def test_an_interrupted_call_leaves_nothing_for_the_next(pool, monkeypatch):
   assert [o.value for o in pool.call([("echo", "next")] * 3)] == ["next"] * 3
 
 
+def test_a_process_that_was_killed_meanwhile_is_replaced(pool):
+  pool.call([("echo", 1)] * 4)
+  for process in pool._processes:
+    os.killpg(process._popen.pid, 9)
+    process._popen.wait()
+  assert [o.value for o in pool.call([("echo", 2)] * 4)] == [2] * 4
+
+
 def test_the_processes_end_with_the_program_that_started_them():
   program = (
     "import os, signal\n"

@@ -18,6 +18,7 @@ import flax.struct
 import jax
 import numpy as np
 
+SHARED = 2**16  # segments from here on see another one besides their own, see `Batch`
 Params = Any  # a nested dict of arrays
 Array = jax.Array | np.ndarray  # of what is made on the host and used on the device
 
@@ -42,7 +43,8 @@ class Batch:
   Position t is trained to predict token t + 1 where `loss_mask_BT[t + 1]` is set and both lie in
   the same segment. Segment 0 is padding. A query sees the keys of its own segment whose position
   is not above its own: documents packed as V3 does share one segment and run on in position;
-  documents hidden from one another have segments and positions of their own.
+  documents hidden from one another have segments and positions of their own. A segment s of SHARED
+  or more sees those of segment s % SHARED as well: the prompt that it shares with others.
   """
 
   tokens_BT: jax.Array  # int32
@@ -63,6 +65,8 @@ class Routing:
 @flax.struct.dataclass
 class RolloutBatch:
   """Packed sampled sequences for a policy-gradient step; one segment of a row is one sequence.
+
+  Of sequences that share a prompt (see `rl/packing.py`) a segment begins within that prompt.
 
   All [B, T] arrays beside `batch` describe the token at t as a target (as `loss_mask_BT` does),
   and are zero elsewhere. `weight_BT` is the weight of a token in the objective and sums to about

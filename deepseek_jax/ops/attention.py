@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepseek_jax.types import Span
+from deepseek_jax.types import SHARED, Span
 
 QUERY_BLOCK = 64  # rows of queries that share a cut of the keys, where these are in causal order
 MASKED = -1e30  # finite: a row without any visible key gets uniform weights, not NaN
@@ -40,8 +40,9 @@ def attend(
 
 
 def visible_BTS(queries: Span, keys: Span) -> jax.Array:
-  """Which keys each query may see: those of its segment, at or before its position."""
-  same = queries.segments_BT[:, :, None] == keys.segments_BT[:, None, :]
+  """Which keys each query may see: at or before its position, of its segment or a shared one."""
+  own_BT1, key_B1S = queries.segments_BT[:, :, None], keys.segments_BT[:, None, :]
+  same = (own_BT1 == key_B1S) | (own_BT1 % SHARED == key_B1S)
   past = keys.positions_BT[:, None, :] <= queries.positions_BT[:, :, None]
   return same & past
 

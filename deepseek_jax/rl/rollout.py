@@ -36,6 +36,7 @@ class RolloutConfig:
   updates: int = 2  # parts of a rollout, each one update; groups stay whole
   rows: int = 16  # of a micro-batch; an update takes as many micro-batches as it needs
   width: int = 160  # tokens of a row
+  share_prompts: bool = False  # of samples in one row: less to compute, wants wide rows
   template: str = "plain"  # of the prompts: see tasks/templates.py
   reward: RewardConfig = RewardConfig()
   advantage: AdvantageConfig = AdvantageConfig()
@@ -119,15 +120,25 @@ def roll_out(
   truncated_BJ = np.array([c.truncated for c in completions]).reshape(rewards_BJ.shape)
   advantages = group_advantages(rewards_BJ, truncated_BJ, config.advantage)
   return Rollout(
-    updates=_cut(completions, advantages, config, tokenizer.pad_id),
+    updates=_cut(completions, advantages, config, tokenizer.pad_id, _repeated(weights, config)),
     completions=completions,
     report=_report(completions, rewards_BJ, advantages)
     | ({"left_out": float(left_out)} if left_out else {}),
   )
 
 
+def _repeated(weights: Weights, config: RolloutConfig) -> int:
+  """See `pack`: an MTP module predicts from one token further back."""
+  modules = sum(name.startswith("mtp_") for name in weights.params)
+  return 1 + modules if config.share_prompts else 0
+
+
 def _cut(
-  completions: list[Completion], advantages: Advantages, config: RolloutConfig, pad_id: int
+  completions: list[Completion],
+  advantages: Advantages,
+  config: RolloutConfig,
+  pad_id: int,
+  repeated: int,
 ) -> list[Update]:
   """Deals the groups that teach something to the updates, as evenly as they go."""
   telling = np.flatnonzero(advantages.kept_BJ.any(axis=1))
@@ -140,7 +151,7 @@ def _cut(
     lengths_N = np.array([len(c.tokens) for c in part])
     weight_N = token_weights(lengths_N, config.advantage.normalisation, config.max_new)
     advantage_N = np.array([advantages.advantage_BJ[b, j] for b, j in chosen])
-    updates.append(Update(*pack(part, advantage_N, weight_N, config.shape, pad_id)))
+    updates.append(Update(*pack(part, advantage_N, weight_N, config.shape, pad_id, repeated)))
   return updates
 
 

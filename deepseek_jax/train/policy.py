@@ -17,7 +17,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from deepseek_jax.types import RolloutBatch
+from deepseek_jax.types import SHARED, RolloutBatch
 
 _LOG_RATIO_LIMIT = 20.0  # exp(20) is far outside any clip; beyond it float32 could overflow
 
@@ -97,6 +97,7 @@ def _at_level(
 
   def row(log_ratio_T: jax.Array, mask_T: jax.Array, segments_T: jax.Array) -> jax.Array:
     segments = segments_T.size + 1  # a row cannot hold more, and padding is 0
+    segments_T = jnp.where(segments_T < SHARED, segments_T, segments_T // SHARED)
     total_T = jax.ops.segment_sum(log_ratio_T, segments_T, segments)[segments_T]
     count_T = jax.ops.segment_sum(mask_T.astype(jnp.float32), segments_T, segments)[segments_T]
     divisor_T = jnp.where(level == RatioLevel.SEQUENCE_SUM, 1.0, jnp.maximum(count_T, 1.0))

@@ -116,7 +116,8 @@ def deepseek_jax_turn(lesson: Lesson) -> Turn:
   tx = make_optimizer(OptimizerConfig(weight_decay=0.0, clip_norm=CLIP_NORM))
   rollout = RolloutConfig(
     prompts=len(lesson.prompts), group=lesson.group, max_new=lesson.new, updates=1,
-    rows=samples // 2, width=2 * (max(lesson.prompts) + lesson.new),
+    rows=len(lesson.prompts), width=max(lesson.prompts) + lesson.group * (lesson.new + 1),
+    share_prompts=True,  # a row each
     advantage=AdvantageConfig(truncated="keep"),  # which all are
   )  # fmt: skip
   config = RLConfig(rollout, peak=LEARNING_RATE, final=1.0)

@@ -285,3 +285,28 @@ def test_a_verifier_that_fails_is_counted_and_the_run_goes_on(compiled, capsys):
   assert "ZeroDivisionError: no answer" in capsys.readouterr().err
   _, (sound,) = iterate(make_stage(compiled), begin(compiled), 0, 1)
   assert not [name for name in sound if name.startswith("unjudged")]
+
+
+class Told(Bandit):
+  """A bandit that is asked at more length."""
+
+  def sample(self, split, index, seed, language=None):
+    problem = super().sample(split, index, seed)
+    return dataclasses.replace(problem, prompt="b c d " + problem.prompt)
+
+
+def test_a_shared_prompt_is_computed_once_and_learnt_from_alike(compiled):
+  wide = dataclasses.replace(CONFIG.rollout, width=32, rows=4)
+  records, sizes = [], []
+  for config in (wide, dataclasses.replace(wide, share_prompts=True)):
+    stage = make_stage(compiled, task=Told(), config=dataclasses.replace(CONFIG, rollout=config))
+    _, (record,) = iterate(stage, begin(compiled), 0, 1)
+    records.append(record)
+    given = (compiled["engine"], compiled["weights"], Told(), TOKENIZER, config, 0, 0)
+    updates = roll_out(*given).updates
+    sizes.append(sum(np.count_nonzero(u.batch.batch.segments_BT) for u in updates))
+  alone, together = records
+  assert together["mismatch"] < 1e-4 and together["trained_tokens"] == alone["trained_tokens"]
+  assert sizes[1] < 0.85 * sizes[0]
+  for name in ("loss", "entropy", "ratio"):
+    np.testing.assert_allclose(together[name], alone[name], rtol=2e-3, atol=1e-5, err_msg=name)

@@ -10,7 +10,10 @@ import pytest
 
 from deepseek_jax.config import ComputeConfig, MLAConfig, ModelConfig, MoEConfig
 from deepseek_jax.model.transformer import Transformer, forward, init_weights, logits
+from deepseek_jax.rl.completions import Completion
+from deepseek_jax.rl.packing import pack
 from deepseek_jax.sharding import MeshConfig, make_mesh, shard_batch, state_shardings
+from deepseek_jax.tasks.task import Problem, Score
 from deepseek_jax.train import grpo
 from deepseek_jax.train.policy import PolicyKnobs, RatioLevel
 from deepseek_jax.train.state import TrainState, init_state
@@ -151,6 +154,46 @@ def test_packing_changes_neither_loss_nor_gradient(step, scorer, weights, level)
   assert_trees_close(packed, alone)
   for name in ("loss", "kl", "ratio", "entropy", "mtp_ce", "tokens"):
     np.testing.assert_allclose(packed_metrics[name], alone_metrics[name], rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def wide_step():
+  """Of wider rows, which would be another compilation of `step`."""
+  return grpo.make_step(MODEL, TX, grpo.GRPOConfig(loss_chunk=8))
+
+
+def sampled() -> list[Completion]:
+  """Completions of two prompts, three of each."""
+  rng = np.random.default_rng(5)
+  prompts = [rng.integers(1, CONFIG.vocab, n).tolist() for n in (6, 4)]
+  problem, score = Problem("?", "t", "k"), Score(0.0, 1.0, 1.0)
+  found = []
+  for prompt in prompts:
+    for length in (3, 5, 2):
+      tokens = rng.integers(1, CONFIG.vocab, length).tolist()
+      experts = np.full((CONFIG.expert_layers, len(prompt) + length, CONFIG.moe.top_k), -1)
+      logprobs = rng.normal(-3, 0.1, length).astype(np.float32)
+      found.append(Completion(problem, prompt, tokens, logprobs, experts, False, "", score))
+  return found
+
+
+@pytest.mark.parametrize("level", list(RatioLevel))
+def test_sharing_a_prompt_changes_neither_loss_nor_gradient(wide_step, weights, level):
+  items, settings = sampled(), knobs(mtp_weight=0.5, ratio_level=level)
+  advantage_N = np.linspace(-1, 1, len(items))
+  weight_N = np.full(len(items), 1 / sum(len(c.tokens) for c in items))
+  batches = [
+    pack(items, advantage_N, weight_N, (MICRO, 4, 32), 0, repeated)[0]
+    for repeated in (0, 1 + CONFIG.mtp_depth)
+  ]
+  computed = [np.count_nonzero(b.batch.segments_BT) for b in batches]
+  assert computed == [50, 38], "four and two tokens of the prompts stand once, not three times"
+  (alone, metrics), (shared, shared_metrics) = (
+    gradient(wide_step, weights, b, settings) for b in batches
+  )
+  assert_trees_close(shared, alone)
+  for name in ("loss", "ratio", "entropy", "mtp_ce", "tokens", "clipped_low", "clipped_high"):
+    np.testing.assert_allclose(shared_metrics[name], metrics[name], rtol=1e-4, err_msg=name)
 
 
 def test_gradient_is_that_of_the_plain_objective(step, scorer, weights):

@@ -206,3 +206,9 @@ def test_generation_without_a_tokenizer_takes_ids_only(model):
 def test_an_exported_student_is_loaded(tmp_path):
   save_pretrained(tmp_path / "out", STUDENT, random_weights(STUDENT, 0))
   assert ds.load(tmp_path / "out").config == STUDENT
+def test_more_likeliest_tokens_than_there_are_is_all_of_them(model):
+  whole = model.generate("3 + 4", max_new=6, temperature=1.0)
+  for top_k in (272, 2**31, 2**40):
+    assert model.generate("3 + 4", max_new=6, temperature=1.0, top_k=top_k) == whole
+
+

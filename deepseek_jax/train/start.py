@@ -55,6 +55,7 @@ def read_architecture(directory: str | Path) -> ModelConfig:
     return read_gguf_architecture(directory)
   if is_pretrained(directory):
     return safetensors.read_architecture(directory)
+  _check_directory(directory)
   config = read_config(directory)
   values = config.get("model")
   if "teacher" in config:
@@ -65,6 +66,18 @@ def read_architecture(directory: str | Path) -> ModelConfig:
   if values is None:
     raise ConfigError(f"{directory} is no workdir of a training job; its config has no model.")
   return from_dict(ModelConfig, values, f"{directory}: model")
+
+
+def _check_directory(path: Path) -> None:
+  """ConfigError unless a path that is no GGUF file is a directory."""
+  kinds = "a workdir, a Hugging Face directory or a GGUF file"
+  require(path.exists(), f"{path} does not exist; name {kinds}.")
+  whole = is_pretrained(path.parent)
+  require(
+    path.is_dir(),
+    f"{path} is a file, and no GGUF file; name "
+    + (f"the directory it lies in, {path.parent}." if whole else f"{kinds}."),
+  )
 
 
 def resolve_tokenizer(name: str | None, init: str) -> str:
@@ -151,10 +164,7 @@ def load_stored(
   path = model_path(directory)
   if is_gguf(path):
     return load_gguf(path, mesh)
-  require(
-    path.is_dir(),
-    f"{directory} does not exist; name a workdir, a Hugging Face directory or a GGUF file.",
-  )
+  _check_directory(path)
   if is_pretrained(path):
     return load_pretrained(path, mesh, dtype)
   config = read_architecture(path)

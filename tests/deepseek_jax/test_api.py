@@ -124,6 +124,20 @@ def test_directories_without_a_model_are_refused(tmp_path, job):
     ds.load(tmp_path)
 
 
+def test_files_that_are_no_model_and_names_that_are_none_are_refused(tmp_path):
+  save_pretrained(tmp_path / "out", STUDENT, random_weights(STUDENT, 0))
+  with pytest.raises(ConfigError, match=r"is a file, and no GGUF.* it lies in, .*out\.$"):
+    ds.load(tmp_path / "out" / "model.safetensors")
+  (tmp_path / "x.txt").write_text("x")
+  with pytest.raises(ConfigError, match="is a file, and no GGUF file; name a workdir"):
+    ds.load(tmp_path / "x.txt")
+  with pytest.raises(ConfigError, match=r"^x{60}\.\.\. is too long a name"):
+    ds.load("x" * 300)
+  for path in (None, 5):
+    with pytest.raises(ConfigError, match=f"^{path} is no path"):
+      ds.load(path)
+
+
 @pytest.mark.parametrize(
   ("tokens", "named"),
   [

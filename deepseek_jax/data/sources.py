@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_jax.data.document import Document
+from deepseek_jax.data.formats import check_lines
 from deepseek_jax.data.records import (
   RecordError,
   decode_text,
@@ -88,6 +89,7 @@ class JsonSource:
     for file in files:
       with open(file, "rb") as lines:
         begin = lines.read(_BLOCK)
+      check_lines(file, begin)
       if marked(begin) or begin.lstrip()[:1] == b"[":
         self._keep(file)
       else:

@@ -1,5 +1,6 @@
 """Files as people write them: splits, encodings, and records that are left out and told."""
 
+import gzip
 import json
 
 import pytest
@@ -119,6 +120,24 @@ def test_lines_and_arrays_are_read_in_any_unicode(tmp_path, encoding):
     if path is array or encoding != "utf-16":
       assert texts(path) == ["a\u2028b\u0085c"] * 2
     assert [p.prompt for p in load_file_benchmark(path).problems] == ["p\u2028q"] * 2
+
+
+@pytest.mark.parametrize(
+  ("name", "raw", "told"),
+  [
+    ("x.jsonl.gz", gzip.compress(b'{"text": "a"}'), "is packed with gzip, .* unpack it"),
+    ("x.jsonl", gzip.compress(b'{"text": "a"}'), "is packed with gzip, .* unpack it"),
+    ("x.zip", b"PK\x03\x04...", "is packed with zip"),
+    ("x.csv", b"text,answer\na,1\n", "is CSV, which is not read; write its rows as lines of JSON"),
+    ("x.json", b"PAR1...", "is a Parquet table; give it the ending .parquet"),
+  ],
+)
+def test_files_of_other_formats_are_told_as_what_they_are(tmp_path, name, raw, told):
+  path = tmp_path / name
+  path.write_bytes(raw)
+  for read in (texts, load_file_benchmark):
+    with pytest.raises(ConfigError, match=f"{name} {told}"):
+      read(path)
 
 
 def test_half_a_character_is_replaced(tmp_path):

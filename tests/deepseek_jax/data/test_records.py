@@ -163,3 +163,18 @@ def test_what_cannot_be_learnt_is_left_out_and_told(tmp_path, capsys):
   write(path, "x" * 50)
   with pytest.raises(ConfigError, match="line 1, has 51 tokens, more than data.length, 20"):
     read_samples(config)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+@pytest.mark.parametrize("field", ["messages", "conversations"])
+def test_lists_of_messages_are_told_how_they_can_be_brought(tmp_path, ending, field):
+  path = tmp_path / f"x.{ending}"
+  talk = {field: [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+  if ending == "jsonl":
+    path.write_text(json.dumps(talk))
+  else:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist([talk]), path)
+  for name in ("text", field):
+    with pytest.raises(ConfigError, match=f"{name!r} .*{field!r} is, is not read: write .*two"):
+      texts(path, text_field=name)

@@ -9,6 +9,7 @@
 import io
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -114,24 +115,44 @@ def _guarded(main: Callable[[], None]) -> None:
     _exit(error, TERMINATED)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
   """absl's parser, with its complaints and those of ml_collections as one sentence."""
   try:
-    rest = flags.FLAGS(argv)
+    rest = values(argv)
     if len(rest) > 1:
       raise flags.Error(f"{rest[1]!r} is no flag; flags begin with two dashes.")
-  except AttributeError as error:
-    names = re.findall(r"\w+", str(error))
-    if not names:
-      raise
-    hint = f"; did you mean {names[4]!r}" if len(names) > 4 and "mean" in names else ""
-    _exit(f"config has no field {names[0]!r}{hint}.", BAD_INPUT)
   except flags.Error as error:
     told = " ".join(str(error).split())
     if "Traceback" in told:  # of a config file, whose own last words say enough
       told = f"--config cannot be read: {told.rpartition('Error: ')[2]}"
     _exit(told, BAD_INPUT)
+  except Exception as error:  # whatever a config file, which is a program, may end with
+    _exit(_unknown_field(error, argv) or f"--config cannot be read: {_told(error)}", BAD_INPUT)
   return rest
+
+
+def _unknown_field(error: Exception, argv: Sequence[str]) -> str:
+  """The sentence for a flag that names a field the config has not; "" for any other error."""
+  names = re.findall(r"\w+", str(error))
+  flagged = [arg.partition("=")[0].lstrip("-").split(".") for arg in argv]
+  places = [parts[: parts.index(names[0])] for parts in flagged if names and names[0] in parts]
+  if not places or not isinstance(error, (AttributeError, KeyError)):
+    return ""
+  hint = f"; did you mean {names[4]!r}" if len(names) > 4 and "mean" in names else ""
+  return f"{'.'.join(places[0])} has no field {names[0]!r}{hint}."
+
+
+def _told(error: Exception) -> str:
+  """What a config file ended with, in one line, and where."""
+  frame = traceback.extract_tb(error.__traceback__)[-1]
+  if isinstance(error, SyntaxError):
+    return f"it is no Python ({error.msg}, in {error.filename}, line {error.lineno})."
+  if "ml_collections" not in frame.filename:
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said} (in {frame.filename}, line {frame.lineno})."
+  if isinstance(error, OSError):  # in ml_collections' words, which are many
+    return "there is no such file; name one like configs/NAME.py."
+  return "it has no function get_config()."
 
 
 def _exit(message: object, status: int) -> None:

@@ -11,6 +11,13 @@ from deepseek_jax.data.tokenizer import load_tokenizer
 from experiments import program
 from tests.deepseek_jax.decode.mini import random_weights
 
+GOOD = """
+from ml_collections import ConfigDict
+
+def get_config():
+  return ConfigDict({"train": {"steps": 5}})
+"""
+
 
 def outcome(monkeypatch, main, encoding="ascii"):
   """Status, and what a console of the encoding showed."""
@@ -51,3 +58,36 @@ def test_a_prompt_with_half_a_character_is_answered(prompt):
   )
   model = api.Model(config, random_weights(config)[1], tokenizer)
   assert model.stream(prompt, max_new=2).reply.tokens <= 2
+
+
+@pytest.mark.parametrize(
+  ("text", "override", "told"),
+  [
+    (None, "data.path=x", "--config cannot be read: there is no such file; name one like"),
+    ("# no", "data.path=x", "--config cannot be read: it has no function get_config()."),
+    ("a b", "data.path=x", "--config cannot be read: it is no Python (invalid syntax, in "),
+    ("import nonsense", "data.path=x", "ModuleNotFoundError: No module named 'nonsense' (in "),
+    ("1 / 0", "data.path=x", "ZeroDivisionError: division by zero (in "),
+    (GOOD, "data.path=x", "config has no field 'data'."),
+    (GOOD, "train.steps=1", ""),
+    (GOOD, "train.step=1", "config.train has no field 'step'; did you mean 'steps'."),
+    (GOOD, "tarin.steps=1", "config has no field 'tarin'; did you mean 'train'."),
+  ],
+)
+def test_a_config_that_cannot_be_used_is_one_sentence(
+  tmp_path, monkeypatch, capsys, text, override, told
+):
+  path = tmp_path / "c.py"
+  if text is not None:
+    path.write_text(text)
+  values = program.flags.FlagValues()
+  program.config_flags.DEFINE_config_file("config", flag_values=values)
+  argv = ["test", f"--config={path}", f"--config.{override}"]
+  monkeypatch.setattr(sys, "argv", argv)  # which is where ml_collections looks for fields
+  if not told:
+    assert program._parse(argv, values) == ["test"] and values.config.train.steps == 1
+    return
+  with pytest.raises(SystemExit) as ended:
+    program._parse(argv, values)
+  error = capsys.readouterr().err
+  assert ended.value.code == 2 and told in error and len(error.splitlines()) == 1

@@ -55,6 +55,10 @@ class LoopConfig:
       self.spike_factor is None or self.spike_factor > 1,
       f"train.spike_factor is {self.spike_factor}; it must be above 1, or None.",
     )
+    require(
+      0 <= self.progress_seconds < math.inf,
+      f"train.progress_seconds is {self.progress_seconds}; it must be >= 0 and finite.",
+    )
     self.profiled()
 
   def profiled(self) -> range:

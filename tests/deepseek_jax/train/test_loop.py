@@ -205,6 +205,12 @@ def test_bad_profile_steps_are_named(text):
     LoopConfig(steps=3, profile_steps=text)
 
 
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
+def test_bad_seconds_are_named(seconds):
+  with pytest.raises(ConfigError, match=f"train.progress_seconds is {seconds}"):
+    LoopConfig(steps=3, progress_seconds=seconds)
+
+
 def test_log_every_logs_multiples_and_the_last(tmp_path):
   run(tmp_path, 8, log_every=3)
   assert [r["step"] for r in story(tmp_path)] == [3, 6, 8]

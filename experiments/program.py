@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from deepseek_jax import compilation
 from deepseek_jax.config import ConfigError
@@ -47,6 +47,10 @@ def training_config() -> tuple[dict, str]:
     if not values[name].value:
       raise ConfigError(f"--{name} is missing; give --config=configs/NAME.py --workdir=DIR.")
   try:
+    if not isinstance(values.config, ConfigDict):
+      raise ConfigError(
+        "--config has a get_config() that returns no ConfigDict; have it return one."
+      )
     config = values.config.to_dict()
   except OSError as error:  # the file is missing; ml_collections says so only here
     path = config_flags.get_config_filename(values["config"])
@@ -109,6 +113,11 @@ def _guarded(main: Callable[[], None]) -> None:
         raise
       _exit(f"{error.filename} cannot be used ({error.strerror}); name another.", BAD_INPUT)
     _exit(f"the disk is full ({error}); free some space and run the same command again.", BAD_INPUT)
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    told = str(error).splitlines()[0].rstrip(".")
+    _exit(f"there is not enough memory ({told}); make the batch or the length less.", BAD_INPUT)
   except TrainingDiverged as error:
     _exit(error, DIVERGED)
   except Terminated as error:
@@ -147,12 +156,13 @@ def _told(error: Exception) -> str:
   frame = traceback.extract_tb(error.__traceback__)[-1]
   if isinstance(error, SyntaxError):
     return f"it is no Python ({error.msg}, in {error.filename}, line {error.lineno})."
-  if "ml_collections" not in frame.filename:
-    said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {said} (in {frame.filename}, line {frame.lineno})."
-  if isinstance(error, OSError):  # in ml_collections' words, which are many
+  outside = "ml_collections" in frame.filename
+  if outside and isinstance(error, OSError):  # in ml_collections' words, which are many
     return "there is no such file; name one like configs/NAME.py."
-  return "it has no function get_config()."
+  if outside:
+    return "it has no function get_config() that returns a ConfigDict."
+  said = " ".join(str(error).split())
+  return f"{type(error).__name__}: {said} (in {frame.filename}, line {frame.lineno})."
 
 
 def _exit(message: object, status: int) -> None:

@@ -38,6 +38,10 @@ def resolve_model(values: Mapping[str, Any], init: str = "") -> ModelConfig:
     ConfigError: a field is unknown or does not fit the others.
   """
   changes = dict(values or {})
+  require(
+    bool(changes or init),
+    "the config names no model; give --config.init=MODEL, or config.model its fields or a preset.",
+  )
   name = changes.pop("preset", "")
   if name:
     base = to_dict(preset(name))
@@ -93,6 +97,9 @@ def resolve_tokenizer(name: str | None, init: str) -> str:
     return "word" if name is None else name
   if name and name == _lies(init):
     return name  # as a job's values say that were resolved before; no file need be read again
+  path = model_path(init)
+  if not is_gguf(path):
+    _check_directory(path)
   place = tokenizer_place(init)
   require(bool(place or name), f"config.init {init} brings no tokenizer; name one in the config.")
   if not place or not name:

@@ -3,11 +3,14 @@
 import io
 import sys
 
+import jax
 import pytest
 
 from deepseek_jax import api
-from deepseek_jax.config import GQAConfig, ModelConfig
+from deepseek_jax.config import ConfigError, GQAConfig, ModelConfig
 from deepseek_jax.data.tokenizer import load_tokenizer
+from deepseek_jax.rl.grpo_job import grpo_job
+from deepseek_jax.train.sft import sft_job
 from experiments import program
 from tests.deepseek_jax.decode.mini import random_weights
 
@@ -50,6 +53,15 @@ def test_a_file_that_cannot_be_used_is_one_sentence(monkeypatch, tmp_path):
   assert len(err.strip().splitlines()) == 1
 
 
+def test_too_little_memory_is_one_sentence(monkeypatch):
+  def main():
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 9 bytes.\nmore\nlines")
+
+  status, _, err = outcome(monkeypatch, main)
+  assert status == 2 and len(err.strip().splitlines()) == 1
+  assert "not enough memory (RESOURCE_EXHAUSTED: Out of memory: 9 bytes); make the batch" in err
+
+
 @pytest.mark.parametrize("prompt", ["a \udcff", [{"role": "user", "content": "a \ud83d"}]])
 def test_a_prompt_with_half_a_character_is_answered(prompt):
   tokenizer = load_tokenizer("byte")
@@ -64,7 +76,9 @@ def test_a_prompt_with_half_a_character_is_answered(prompt):
   ("text", "override", "told"),
   [
     (None, "data.path=x", "--config cannot be read: there is no such file; name one like"),
-    ("# no", "data.path=x", "--config cannot be read: it has no function get_config()."),
+    ("# no", "data.path=x", "--config cannot be read: it has no function get_config() that"),
+    ("def get_config(): return {}", "data.path=x", "config has no field 'data'."),
+    ("def get_config(): return None", "data.path=x", "get_config() that returns a ConfigDict."),
     ("a b", "data.path=x", "--config cannot be read: it is no Python (invalid syntax, in "),
     ("import nonsense", "data.path=x", "ModuleNotFoundError: No module named 'nonsense' (in "),
     ("1 / 0", "data.path=x", "ZeroDivisionError: division by zero (in "),
@@ -91,3 +105,14 @@ def test_a_config_that_cannot_be_used_is_one_sentence(
     program._parse(argv, values)
   error = capsys.readouterr().err
   assert ended.value.code == 2 and told in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+  ("init", "told"),
+  [("", "config names no model; give --config.init"), ("/no", "/no does not exist")],
+)
+def test_a_start_that_is_missing_is_told_as_such(init, told):
+  values = {"init": init, "data": {"source": "jsonl", "path": "x"}, "schedule": {"peak": 1e-3}}
+  for job in (sft_job, grpo_job):
+    with pytest.raises(ConfigError, match=told):
+      job(values)

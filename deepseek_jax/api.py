@@ -26,6 +26,7 @@ from deepseek_jax.data.conversation import Message, chat_prompt, stop_ids, text_
 from deepseek_jax.data.records import whole_text
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
 from deepseek_jax.decode.engine import SamplingParams, SlotEngine
+from deepseek_jax.decode.given import items, number, texts_or_tokens, whole
 from deepseek_jax.decode.reply import Reply, ReplyStream
 from deepseek_jax.decode.sampling import sample_keys
 from deepseek_jax.decode.text import stop_strings
@@ -70,7 +71,10 @@ class Model:
 
   def logits(self, tokens_BT: Any) -> np.ndarray:
     """Float32 logits [B, T, V] of whole rows of tokens; compiles once per shape."""
-    tokens_BT = np.asarray(tokens_BT)
+    try:
+      tokens_BT = np.asarray(tokens_BT)
+    except ValueError as error:
+      raise ConfigError("rows of tokens are not of one length; give integers [B, T].") from error
     require(
       tokens_BT.ndim == 2 and np.issubdtype(tokens_BT.dtype, np.integer) and tokens_BT.size > 0,
       f"tokens have shape {tokens_BT.shape} and type {tokens_BT.dtype}; give integers [B, T].",
@@ -89,33 +93,37 @@ class Model:
     self,
     prompts: str | Sequence[str] | Sequence[Sequence[int]],
     max_new: int = 128,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
+    temperature: float | None = 0.0,
+    top_p: float | None = 1.0,
     seed: int = 0,
-    top_k: int = 0,
-    stop: str | Sequence[str] = (),
+    top_k: int | None = 0,
+    stop: str | Sequence[str] | None = (),
   ) -> Any:
     """What the model writes after each prompt, until its end token or `max_new` tokens.
 
     A text gives a text, a list of texts a list of texts, a list of lists of token ids a list of
     lists of token ids. Greedy unless `temperature` is set; a sample depends on `seed` and on its
     prompt and place in the list, not on the prompts beside it. It ends before any text in `stop`.
+    None is the default of whatever may be it.
+
+    Raises:
+      ConfigError: a prompt or a number is not what it should be, or does not fit the model.
     """
     if isinstance(prompts, str):
       return self.generate([prompts], max_new, temperature, top_p, seed, top_k, stop)[0]
-    if len(prompts) == 0:
-      return []
-    texts = isinstance(prompts[0], str)
-    tokens = [self._encode(p) if isinstance(p, str) else list(p) for p in prompts]
-    batch = min(1 << (len(prompts) - 1).bit_length(), _LARGEST_BATCH)
     params = self._params(max_new, temperature, top_p, top_k)
-    places = np.arange(len(prompts))
-    keys_B = sample_keys(seed, 0, places, 0 * places)
+    given = texts_or_tokens(prompts)
+    tokens = [self._encode(p) if isinstance(p, str) else p for p in given]
+    places = np.arange(len(given))
+    keys_B = sample_keys(whole("seed", seed), 0, places, 0 * places)
+    if not given:
+      return []
+    batch = min(1 << (len(given) - 1).bit_length(), _LARGEST_BATCH)
     engine = self._engine(batch, steps=32)
     halt = stop_strings(self.tokenizer, stop)
     samples = engine.generate(self.weights, tokens, params, keys_B, halt)
     answers = [samples.answer(i) for i in range(len(samples))]
-    if not texts:
+    if not isinstance(given[0], str):
       return answers
     assert self.tokenizer is not None
     ended = {} if halt is None else halt.texts
@@ -126,28 +134,33 @@ class Model:
     self,
     prompt: str | Sequence[Message],
     max_new: int = 1024,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
+    temperature: float | None = 0.0,
+    top_p: float | None = 1.0,
     seed: int = 0,
-    top_k: int = 0,
-    stop: str | Sequence[str] = (),
+    top_k: int | None = 0,
+    stop: str | Sequence[str] | None = (),
     think: bool | None = None,
   ) -> ReplyStream:
     """The reply to a text as it is, or to a conversation, piece by piece; see `chat`."""
     require(self.tokenizer is not None, "the model has no tokenizer to read and write text with.")
     assert self.tokenizer is not None
+    params = self._params(max_new, temperature, top_p, top_k)
+    keys_B = sample_keys(whole("seed", seed), 0, np.zeros(1, int), np.zeros(1, int))
+    require(
+      think in (None, True, False),
+      f"think is {think!r:.100}; give True, False, or None for what the template does.",
+    )
     if isinstance(prompt, str):
       asked = text_prompt(self.tokenizer, whole_text(prompt))
     else:
-      asked = chat_prompt(self.tokenizer, [_whole(message) for message in prompt], think)
+      asked = chat_prompt(self.tokenizer, [_whole(m) for m in items(prompt) or []], think)
     room = self.config.max_context - len(asked.tokens)
     require(
       room > 0,
       f"the prompt has {len(asked.tokens)} tokens, which leave no room in the model's context of "
       f"{self.config.max_context}; shorten it, or start a new conversation.",
     )
-    params = self._params(min(max_new, room), temperature, top_p, top_k)
-    keys_B = sample_keys(seed, 0, np.zeros(1, int), np.zeros(1, int))
+    params = dataclasses.replace(params, max_new=min(params.max_new, room))
     halt = stop_strings(self.tokenizer, stop)
     engine = self._engine(1, steps=_STREAMED)
     events = engine.stream(self.weights, [asked.tokens], params, keys_B, halt)
@@ -161,7 +174,7 @@ class Model:
     top_p: float | None = None,
     seed: int = 0,
     top_k: int | None = None,
-    stop: str | Sequence[str] = (),
+    stop: str | Sequence[str] | None = (),
     think: bool | None = None,
   ) -> Reply:
     """The reply to a conversation, [{"role": "user", "content": ...}, ...], or to one question.
@@ -175,14 +188,23 @@ class Model:
       messages = [{"role": "user", "content": messages}]
     return self.stream(messages, max_new, seed=seed, stop=stop, think=think, **how).reply
 
-  def expert_load(self, texts: Sequence[str]) -> np.ndarray:
+  def expert_load(self, texts: str | Sequence[str]) -> np.ndarray:
     """How many tokens of the texts each expert gets, [expert layers, E].
 
     ConfigError for a model without experts.
     """
     require(self.config.moe is not None, "the model has no experts to load.")
-    rows = [self._encode(text) for text in texts]
+    given = [texts] if isinstance(texts, str) else items(texts)
+    require(
+      bool(given) and all(isinstance(text, str) for text in given or []),
+      f"texts are {texts!r:.100}; give at least one text.",
+    )
+    rows = [self._encode(text) for text in given or []]
     width = max(map(len, rows))
+    require(
+      0 < width <= self.config.max_context,
+      f"the longest text has {width} tokens; the model's context is {self.config.max_context}.",
+    )
     tokens_BT = np.array([row + [0] * (width - len(row)) for row in rows], np.int32)
     segments_BT = np.array([[1] * len(row) + [0] * (width - len(row)) for row in rows], np.int32)
     positions_BT = np.broadcast_to(np.arange(width, dtype=np.int32), tokens_BT.shape)
@@ -207,9 +229,17 @@ class Model:
       self._engines[:] = [engine]
     return self._engines[-1]
 
-  def _params(self, max_new: int, temperature: float, top_p: float, top_k: int) -> SamplingParams:
-    ends = stop_ids(self.tokenizer)
-    return SamplingParams(max_new, float(temperature), float(top_p), top_k, ends)
+  def _params(
+    self, max_new: int, temperature: float | None, top_p: float | None, top_k: int | None
+  ) -> SamplingParams:
+    """How to sample, checked; None is greedy, and the whole distribution."""
+    return SamplingParams(
+      whole("max_new", max_new),
+      number("temperature", 0.0 if temperature is None else temperature),
+      number("top_p", 1.0 if top_p is None else top_p),
+      whole("top_k", 0 if top_k is None else top_k),
+      stop_ids(self.tokenizer),
+    )
 
   def _encode(self, prompt: str) -> list[int]:
     require(self.tokenizer is not None, "the model has no tokenizer; give prompts as token ids.")

@@ -30,6 +30,7 @@ from experiments import program
 from experiments.terminal import Terminal
 
 FLAGS = flags.FLAGS
+_MEMORY = ("length", "batch", "cache_dtype")
 _SAMPLING = ("max_new", "temperature", "top_p", "top_k", "seed")
 
 
@@ -40,9 +41,11 @@ def main() -> None:
       raise ConfigError(f"--{name} is missing; give --model=DIR --prompt=TEXT.")
   if FLAGS.memory:
     name, config = architecture(FLAGS.model, FLAGS.stage)
-    length = FLAGS.length or config.max_context
-    print(memory_table(name, config, length, FLAGS.batch, FLAGS.cache_dtype))
+    print(memory_table(name, config, _length(config), FLAGS.batch, FLAGS.cache_dtype))
     return
+  for name in _MEMORY:
+    if FLAGS[name].present:
+      raise ConfigError(f"--{name} is for --memory; leave it out, or add --memory.")
   model = api.load(FLAGS.model, FLAGS.stage)
   sampling: dict[str, Any] = {name: FLAGS[name].value for name in _SAMPLING}
   stream = model.stream(_prompt(model), stop=FLAGS.stop, think=FLAGS.think, **sampling)
@@ -51,6 +54,16 @@ def main() -> None:
     return
   record = {"prompt": FLAGS.prompt, **stream.reply.record(), **sampling, "stop": FLAGS.stop}
   print(json.dumps(record, ensure_ascii=False))
+
+
+def _length(config: ModelConfig) -> int:
+  """The length of a request that --memory is asked for."""
+  length = config.max_context if FLAGS.length is None else FLAGS.length
+  if not 0 < length <= config.max_context:
+    raise ConfigError(
+      f"--length is {length}; give 1 to {config.max_context}, which is the model's context."
+    )
+  return length
 
 
 def _prompt(model: api.Model) -> str | list[Message]:

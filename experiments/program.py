@@ -9,12 +9,13 @@
 import io
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from deepseek_jax import compilation
 from deepseek_jax.config import ConfigError
@@ -46,6 +47,10 @@ def training_config() -> tuple[dict, str]:
     if not values[name].value:
       raise ConfigError(f"--{name} is missing; give --config=configs/NAME.py --workdir=DIR.")
   try:
+    if not isinstance(values.config, ConfigDict):
+      raise ConfigError(
+        "--config has a get_config() that returns no ConfigDict; have it return one."
+      )
     config = values.config.to_dict()
   except OSError as error:  # the file is missing; ml_collections says so only here
     path = config_flags.get_config_filename(values["config"])
@@ -108,30 +113,56 @@ def _guarded(main: Callable[[], None]) -> None:
         raise
       _exit(f"{error.filename} cannot be used ({error.strerror}); name another.", BAD_INPUT)
     _exit(f"the disk is full ({error}); free some space and run the same command again.", BAD_INPUT)
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    told = str(error).splitlines()[0].rstrip(".")
+    _exit(f"there is not enough memory ({told}); make the batch or the length less.", BAD_INPUT)
   except TrainingDiverged as error:
     _exit(error, DIVERGED)
   except Terminated as error:
     _exit(error, TERMINATED)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
   """absl's parser, with its complaints and those of ml_collections as one sentence."""
   try:
-    rest = flags.FLAGS(argv)
+    rest = values(argv)
     if len(rest) > 1:
       raise flags.Error(f"{rest[1]!r} is no flag; flags begin with two dashes.")
-  except AttributeError as error:
-    names = re.findall(r"\w+", str(error))
-    if not names:
-      raise
-    hint = f"; did you mean {names[4]!r}" if len(names) > 4 and "mean" in names else ""
-    _exit(f"config has no field {names[0]!r}{hint}.", BAD_INPUT)
   except flags.Error as error:
     told = " ".join(str(error).split())
     if "Traceback" in told:  # of a config file, whose own last words say enough
       told = f"--config cannot be read: {told.rpartition('Error: ')[2]}"
     _exit(told, BAD_INPUT)
+  except Exception as error:  # whatever a config file, which is a program, may end with
+    _exit(_unknown_field(error, argv) or f"--config cannot be read: {_told(error)}", BAD_INPUT)
   return rest
+
+
+def _unknown_field(error: Exception, argv: Sequence[str]) -> str:
+  """The sentence for a flag that names a field the config has not; "" for any other error."""
+  names = re.findall(r"\w+", str(error))
+  flagged = [arg.partition("=")[0].lstrip("-").split(".") for arg in argv]
+  places = [parts[: parts.index(names[0])] for parts in flagged if names and names[0] in parts]
+  if not places or not isinstance(error, (AttributeError, KeyError)):
+    return ""
+  hint = f"; did you mean {names[4]!r}" if len(names) > 4 and "mean" in names else ""
+  return f"{'.'.join(places[0])} has no field {names[0]!r}{hint}."
+
+
+def _told(error: Exception) -> str:
+  """What a config file ended with, in one line, and where."""
+  frame = traceback.extract_tb(error.__traceback__)[-1]
+  if isinstance(error, SyntaxError):
+    return f"it is no Python ({error.msg}, in {error.filename}, line {error.lineno})."
+  outside = "ml_collections" in frame.filename
+  if outside and isinstance(error, OSError):  # in ml_collections' words, which are many
+    return "there is no such file; name one like configs/NAME.py."
+  if outside:
+    return "it has no function get_config() that returns a ConfigDict."
+  said = " ".join(str(error).split())
+  return f"{type(error).__name__}: {said} (in {frame.filename}, line {frame.lineno})."
 
 
 def _exit(message: object, status: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_jax.config import ConfigError
+from deepseek_jax.data.formats import check_lines
 
 _MARKS = (  # the longer ones first, for UTF-32's begins with UTF-16's
   (codecs.BOM_UTF8, "utf-8"),
@@ -51,8 +52,15 @@ def read_records(path: Path) -> list[tuple[str, Any]]:
     ConfigError: the file cannot be read, or a line is no JSON.
   """
   try:
-    text = decode_text(path.read_bytes())
-  except (OSError, UnicodeDecodeError) as error:
+    raw = path.read_bytes()
+  except FileNotFoundError as error:
+    raise ConfigError(f"{path} does not exist.") from error
+  except OSError as error:
+    raise ConfigError(f"{path} cannot be read ({error.strerror}).") from error
+  check_lines(path, raw)
+  try:
+    text = decode_text(raw)
+  except UnicodeDecodeError as error:
     raise ConfigError(f"{path} cannot be read as text ({error}); save it in UTF-8.") from error
   return list(_records(text, path))
 

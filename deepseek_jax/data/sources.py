@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_jax.data.document import Document
+from deepseek_jax.data.formats import check_lines
 from deepseek_jax.data.records import (
   RecordError,
   decode_text,
@@ -19,6 +20,7 @@ from deepseek_jax.data.records import (
   whole_text,
 )
 
+_TALKS = ("messages", "conversations", "conversation")  # as others call lists of messages
 _BLOCK = 1 << 20  # bytes of a file that are read at a time
 _WHOLE = 256  # blocks: of larger files so many are hashed, evenly spread
 
@@ -42,14 +44,24 @@ class Fields:
       raise RecordError("is not a record with fields.")
     value = record.get(name)
     if not isinstance(value, str):
-      raise RecordError(
-        f"has no text in field {name!r} (fields: {', '.join(map(str, record))}); "
-        "set data.text_field or data.prompt_field."
-      )
+      raise RecordError(f"has no text in field {name!r} {advice(record, name)}")
     return whole_text(value)
 
 
 TEXT = Fields()
+
+
+def advice(record: Iterable[Any], wanted: str) -> str:
+  """What to say behind a missing field: which there are, and how to bring what cannot be read."""
+  names = [str(name) for name in record]
+  talks = [name for name in names if name.lower() in _TALKS]
+  told = f"(fields: {', '.join(names)});"
+  if not talks or (wanted in names and wanted not in talks):
+    return f"{told} set data.text_field or data.prompt_field."
+  return (
+    f"{told} a list of messages, as {talks[0]!r} is, is not read: write the question and the "
+    "answer as two texts, and name their fields in data.prompt_field and data.text_field."
+  )
 
 
 class TextSource:
@@ -88,6 +100,7 @@ class JsonSource:
     for file in files:
       with open(file, "rb") as lines:
         begin = lines.read(_BLOCK)
+      check_lines(file, begin)
       if marked(begin) or begin.lstrip()[:1] == b"[":
         self._keep(file)
       else:

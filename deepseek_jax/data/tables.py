@@ -13,7 +13,7 @@ from typing import Any
 from deepseek_jax.config import ConfigError
 from deepseek_jax.data.document import Document
 from deepseek_jax.data.records import RecordError
-from deepseek_jax.data.sources import TEXT, Fields
+from deepseek_jax.data.sources import TEXT, Fields, advice
 
 _KEPT_BLOCKS = 8
 
@@ -68,10 +68,7 @@ class TableSource:
       raise ConfigError(f"{file} cannot be read ({error}).") from error
     missing = [name for name in self._columns if rows and name not in names]
     if missing:
-      raise ConfigError(
-        f"{file} has no column {missing[0]!r} (columns: {', '.join(names)}); set data.text_field "
-        "or data.prompt_field."
-      )
+      raise ConfigError(f"{file} has no column {missing[0]!r} {advice(names, missing[0])}")
     return [(file, i, count) for i, count in enumerate(rows) if count]
 
   def _read_block(self, block: int) -> dict[str, Any]:

@@ -147,7 +147,8 @@ class Schedule:
       rows.limit_B[row] = params.max_new
       rows.rule.temperature_B[row] = params.temperature
       rows.rule.top_p_B[row] = params.top_p
-      rows.rule.top_k_B[row] = params.top_k
+      # More than all is all, and may be more than an int32 can hold.
+      rows.rule.top_k_B[row] = min(params.top_k, self._model.config.vocab)
       rows.stop_BK[row, : len(params.stop)] = params.stop
       rows.keys_BW[row] = request.key_W
     return shard_batch(self._model.mesh, rows)

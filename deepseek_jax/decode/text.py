@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from deepseek_jax.config import require
 from deepseek_jax.data.tokenizer import Tokenizer
+from deepseek_jax.decode.given import items
 
 _BROKEN = "�"
 _UNFINISHED = 3  # bytes of a character that wants one more: as many broken ones may be mended
@@ -123,14 +124,20 @@ class _Progress:
       self.ends.append(len(self.text))
 
 
-def stop_strings(tokenizer: Tokenizer | None, stops: str | Sequence[str]) -> StopStrings | None:
+def stop_strings(
+  tokenizer: Tokenizer | None, stops: str | Sequence[str] | None
+) -> StopStrings | None:
   """The `halt` of one stop string or several; None if there are none."""
-  stops = (stops,) if isinstance(stops, str) else tuple(stops)
-  if not stops:
+  given = [stops] if isinstance(stops, str) else items(() if stops is None else stops)
+  require(
+    given is not None and all(isinstance(stop, str) for stop in given),
+    f"stop is {stops!r:.100}; give a text or a list of texts.",
+  )
+  if not given:
     return None
   require(tokenizer is not None, "the model has no tokenizer; stop strings need one.")
   assert tokenizer is not None
-  return StopStrings(tokenizer, stops)
+  return StopStrings(tokenizer, given)
 
 
 def first_stop(text: str, stops: Sequence[str]) -> int:

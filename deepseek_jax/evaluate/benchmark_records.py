@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_jax.by_name import dataset_path, pinned
-from deepseek_jax.config import ConfigError
+from deepseek_jax.config import ConfigError, require
 from deepseek_jax.data.dataset_files import find_dataset
 from deepseek_jax.data.records import read_records
 from deepseek_jax.data.tables import read_rows
@@ -32,6 +32,10 @@ def benchmark_records(
   root = local_path(path)
   if root.suffix not in (*_TABLES, ".json", ".jsonl"):  # of which there may be none here
     root = dataset_path(path)
+  missing = (
+    "is a URL, which is not read; fetch the file" if "://" in str(path) else "does not exist"
+  )
+  require(root.exists(), f"the benchmark {path} {missing}.")
   if not root.is_dir():
     return root.stem, list(_read(root))
   try:

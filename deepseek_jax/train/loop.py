@@ -55,6 +55,10 @@ class LoopConfig:
       self.spike_factor is None or self.spike_factor > 1,
       f"train.spike_factor is {self.spike_factor}; it must be above 1, or None.",
     )
+    require(
+      0 <= self.progress_seconds < math.inf,
+      f"train.progress_seconds is {self.progress_seconds}; it must be >= 0 and finite.",
+    )
     self.profiled()
 
   def profiled(self) -> range:
@@ -137,7 +141,7 @@ def train(
     ConfigError: the disk is full.
   """
   progress = progress or Progress(config.steps, config.progress_seconds)
-  run = _Run(config, checkpointer, log, progress, position.usual_loss)
+  run, began = _Run(config, checkpointer, log, progress, position.usual_loss), position.step
   with _sigterm() as terminated, _Trace(config.profiled(), profile) as trace:
     while position.step < config.steps and not terminated.is_set():
       try:
@@ -158,6 +162,8 @@ def train(
         run.save(state, position)
     run.save(state, position)
     checkpointer.wait()
+    if position.step == began and not terminated.is_set():
+      progress.nothing(began)
     progress.finish(position.step, position.tokens)
   if terminated.is_set():
     raise Terminated(f"SIGTERM: saved after step {position.step} in {checkpointer.directory}.")

@@ -10,6 +10,7 @@ kept in bfloat16 as V3 did (section 3.3.3); the arithmetic on them is float32.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -35,9 +36,13 @@ class OptimizerConfig:
     for name in ("beta1", "beta2"):
       value = getattr(self, name)
       require(0 <= value < 1, f"optimizer.{name} is {value}; it must be in [0, 1).")
-    require(self.epsilon > 0, f"optimizer.epsilon is {self.epsilon}; it must be positive.")
     require(
-      self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}; it must be >= 0."
+      0 < self.epsilon < math.inf,
+      f"optimizer.epsilon is {self.epsilon}; it must be positive and finite.",
+    )
+    require(
+      0 <= self.weight_decay < math.inf,
+      f"optimizer.weight_decay is {self.weight_decay}; it must be >= 0 and finite.",
     )
     require(
       self.clip_norm is None or self.clip_norm > 0,

@@ -20,7 +20,7 @@ from deepseek_jax.train.loop import Feed, FeedFn, LoopConfig, Position, StepFn
 from deepseek_jax.train.optimizer import OptimizerConfig
 from deepseek_jax.train.pretrain import PretrainConfig, PretrainKnobs, make_step
 from deepseek_jax.train.run import run_job
-from deepseek_jax.train.schedule import Schedule, micro_batches
+from deepseek_jax.train.schedule import Schedule, check_weight, micro_batches
 from deepseek_jax.train.start import (
   open_tokenizer,
   resolve_model,
@@ -49,6 +49,7 @@ class PretrainJob:
 
   def __post_init__(self) -> None:
     check_seed("seed", self.seed)
+    check_weight("balance_weight", self.balance_weight)
     require(self.micro_batches > 0, f"micro_batches is {self.micro_batches}; it must be positive.")
     require(
       self.data.length <= self.model.max_context,

@@ -32,6 +32,12 @@ class Progress:
     if self._first is not None:
       self._print(f"step {step}/{self._steps}  {tokens:,} tokens, saved")
 
+  def nothing(self, step: int) -> None:
+    """Says that the run was at its end before it began."""
+    why = ", where its data ends" if step < self._steps else ""
+    wanted = self._steps if step <= self._steps else f"{self._steps} wanted"
+    self._print(f"finished at step {step} of {wanted}{why}; nothing to do")
+
   def _pace(self, now: float, step: int, tokens: int) -> str:
     """Rate and time left; the first step, which compiles, does not count."""
     assert self._first is not None

@@ -55,6 +55,9 @@ class V3Schedule:
       "schedule.constant_until, cosine_until and first_tail_until must not decrease.",
     )
     require(self.first_sequences > 0, "schedule.first_sequences must be positive.")
+    rates = ("peak_rate", "cosine_rate", "second_tail_rate", "bias_speed")
+    for name in (*rates, "first_mtp_weight", "last_mtp_weight", "warmup_steps"):
+      check_weight(f"schedule.{name}", getattr(self, name))
 
   def at(self, step: int, tokens: int, total_steps: int) -> Scheduled:
     """Values for the update after `step` updates and `tokens` tokens."""
@@ -95,9 +98,16 @@ class CosineSchedule:
   mtp_after: float = 0.676
 
   def __post_init__(self) -> None:
-    require(self.peak >= 0, f"schedule.peak is {self.peak}; it must not be negative.")
-    require(self.warmup >= 0, f"schedule.warmup is {self.warmup}; it must not be negative.")
+    for name in ("peak", "warmup", "final", "speed"):
+      check_weight(f"schedule.{name}", getattr(self, name))
+    for name in ("still_after", "mtp_after"):
+      value = getattr(self, name)
+      require(
+        0 <= value <= 1, f"schedule.{name} is {value}; it must be a share of the run, 0 to 1."
+      )
     require(len(self.mtp) == 2, f"schedule.mtp is {self.mtp}; it must hold two weights.")
+    for value in self.mtp:
+      check_weight("a weight of schedule.mtp", value)
 
   def at(self, step: int, tokens: int, total_steps: int) -> Scheduled:
     """Values for the update after `step` of `total_steps` updates."""
@@ -112,6 +122,13 @@ class CosineSchedule:
 
 
 Schedule = V3Schedule | CosineSchedule
+
+
+def check_weight(name: str, value: float) -> None:
+  """ConfigError unless a rate or weight is a finite number that is not negative."""
+  require(
+    0 <= value < math.inf, f"{name} is {value}; it must be a finite number that is not negative."
+  )
 
 
 def warmup_cosine(step: int, total: int, peak: float, warmup: int, final: float) -> float:

@@ -38,6 +38,10 @@ def resolve_model(values: Mapping[str, Any], init: str = "") -> ModelConfig:
     ConfigError: a field is unknown or does not fit the others.
   """
   changes = dict(values or {})
+  require(
+    bool(changes or init),
+    "the config names no model; give --config.init=MODEL, or config.model its fields or a preset.",
+  )
   name = changes.pop("preset", "")
   if name:
     base = to_dict(preset(name))
@@ -55,6 +59,7 @@ def read_architecture(directory: str | Path) -> ModelConfig:
     return read_gguf_architecture(directory)
   if is_pretrained(directory):
     return safetensors.read_architecture(directory)
+  _check_directory(directory)
   config = read_config(directory)
   values = config.get("model")
   if "teacher" in config:
@@ -65,6 +70,18 @@ def read_architecture(directory: str | Path) -> ModelConfig:
   if values is None:
     raise ConfigError(f"{directory} is no workdir of a training job; its config has no model.")
   return from_dict(ModelConfig, values, f"{directory}: model")
+
+
+def _check_directory(path: Path) -> None:
+  """ConfigError unless a path that is no GGUF file is a directory."""
+  kinds = "a workdir, a Hugging Face directory or a GGUF file"
+  require(path.exists(), f"{path} does not exist; name {kinds}.")
+  whole = is_pretrained(path.parent)
+  require(
+    path.is_dir(),
+    f"{path} is a file, and no GGUF file; name "
+    + (f"the directory it lies in, {path.parent}." if whole else f"{kinds}."),
+  )
 
 
 def resolve_tokenizer(name: str | None, init: str) -> str:
@@ -80,6 +97,9 @@ def resolve_tokenizer(name: str | None, init: str) -> str:
     return "word" if name is None else name
   if name and name == _lies(init):
     return name  # as a job's values say that were resolved before; no file need be read again
+  path = model_path(init)
+  if not is_gguf(path):
+    _check_directory(path)
   place = tokenizer_place(init)
   require(bool(place or name), f"config.init {init} brings no tokenizer; name one in the config.")
   if not place or not name:
@@ -151,10 +171,7 @@ def load_stored(
   path = model_path(directory)
   if is_gguf(path):
     return load_gguf(path, mesh)
-  require(
-    path.is_dir(),
-    f"{directory} does not exist; name a workdir, a Hugging Face directory or a GGUF file.",
-  )
+  _check_directory(path)
   if is_pretrained(path):
     return load_pretrained(path, mesh, dtype)
   config = read_architecture(path)

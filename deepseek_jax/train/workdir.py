@@ -156,6 +156,11 @@ def _check(path: Path, config: dict[str, Any], free: Sequence[str]) -> None:
   """ConfigError where a directory is no workdir, or that of another configuration."""
   if (path / "config.json").exists():
     old = read_config(path)
+    require(
+      _is_a_runs(old, config),
+      f"--workdir {path} has a config.json that is no run's of this program; name another "
+      "directory for the run.",
+    )
     if old != config:
       _compare(path, dict(_flatten(old)), dict(_flatten(config)), free)
     return
@@ -166,6 +171,12 @@ def _check(path: Path, config: dict[str, Any], free: Sequence[str]) -> None:
     not (path / "checkpoints").exists(),
     f"{path} has checkpoints but no config.json; name another --workdir.",
   )
+
+
+def _is_a_runs(old: Any, config: Mapping[str, Any]) -> bool:
+  """Whether a config.json may be of a run, this one's or another job's, and not a model's."""
+  names = {"model", "teacher", *config}
+  return isinstance(old, dict) and "model_type" not in old and not names.isdisjoint(old)
 
 
 def _compare(

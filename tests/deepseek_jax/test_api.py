@@ -124,13 +124,101 @@ def test_directories_without_a_model_are_refused(tmp_path, job):
     ds.load(tmp_path)
 
 
+def test_files_that_are_no_model_and_names_that_are_none_are_refused(tmp_path):
+  save_pretrained(tmp_path / "out", STUDENT, random_weights(STUDENT, 0))
+  with pytest.raises(ConfigError, match=r"is a file, and no GGUF.* it lies in, .*out\.$"):
+    ds.load(tmp_path / "out" / "model.safetensors")
+  (tmp_path / "x.txt").write_text("x")
+  with pytest.raises(ConfigError, match="is a file, and no GGUF file; name a workdir"):
+    ds.load(tmp_path / "x.txt")
+  with pytest.raises(ConfigError, match=r"^x{60}\.\.\. is too long a name"):
+    ds.load("x" * 300)
+  for path in (None, 5):
+    with pytest.raises(ConfigError, match=f"^{path} is no path"):
+      ds.load(path)
+
+
 @pytest.mark.parametrize(
   ("tokens", "named"),
-  [([1, 2], "integers"), ([[0.5]], "integers"), ([[272]], "vocabulary"), ([[0] * 65], "context")],
+  [
+    ([1, 2], "integers"),
+    ([[0.5]], "integers"),
+    ([[1], [2, 3]], "one length"),
+    ([[272]], "vocabulary"),
+    ([[0] * 65], "context"),
+  ],
 )
 def test_logits_of_bad_tokens_are_refused(model, tokens, named):
   with pytest.raises(ConfigError, match=named):
-    model.logits(np.asarray(tokens))
+    model.logits(tokens)
+
+
+@pytest.mark.parametrize(
+  ("prompts", "named"),
+  [
+    ([[1.5]], "a token of prompt 0 is 1.5; give a whole"),
+    ([[1], [True]], "a token of prompt 1 is True"),
+    (np.ones((1, 2)), "token of prompt 0"),
+    ([5, 6], "prompt 0 is 5; give a text or a list"),
+    (["a", [5]], "some prompts are texts"),
+    ([[5], "a"], "some prompts are texts"),
+    (5, "prompts are 5"),
+    (None, "prompts are None"),
+    ({"a": 1}, "list of texts"),
+    ([b"a", None], "prompt 0 is b'a'"),
+  ],
+)
+def test_prompts_that_are_none_are_refused(model, prompts, named):
+  with pytest.raises(ConfigError, match=named):
+    model.generate(prompts)
+
+
+BAD_NUMBERS = [
+  *({"max_new": value} for value in (1.5, "5", None, True)),
+  *({"top_k": value} for value in (1.5, "5", True, np.float32(3), [3])),
+  *({"seed": value} for value in (1.5, None, float("nan"), "1", True)),
+  *({"temperature": value} for value in ("hot", True, [1.0], 10**400, 1j)),
+  *({"top_p": value} for value in ("1", True, b"1")),
+  *({"stop": value} for value in (5, [5], b"a", {"a": 1})),
+]
+
+
+@pytest.mark.parametrize("given", BAD_NUMBERS, ids=str)
+def test_numbers_and_stops_that_are_none_are_refused_by_name(model, given):
+  for call in (model.generate, model.stream, model.chat):
+    with pytest.raises(ConfigError, match=f"^{next(iter(given))} is .*; give a"):
+      call("3 + 4", **given)
+
+
+def test_none_is_the_default_and_numbers_may_be_of_arrays(model):
+  bare = model.generate("3 + 4", max_new=6)
+  none = dict.fromkeys(("temperature", "top_p", "top_k", "stop"))
+  assert model.generate("3 + 4", max_new=np.int64(6), **none) == bare
+  assert model.stream("3 + 4", max_new=jnp.int32(6), **none).reply.tokens == 6
+  hot = {"temperature": np.float32(1), "top_p": jnp.float32(0.5), "top_k": np.uint8(3)}
+  rows = np.array([[20, 21]], np.uint16)
+  expected = model.generate([[20, 21]], 6, 1.0, 0.5, 1, 3)
+  assert model.generate(rows, 6, **hot, seed=np.uint64(1)) == expected
+  assert model.generate(jnp.asarray(rows), 6, **hot, seed=1) == expected
+
+
+@pytest.mark.parametrize(
+  ("messages", "named"), [(None, "a list of messages"), (5, "a list of messages"), ({}, "a list")]
+)
+def test_conversations_that_are_none_are_refused(model, messages, named):
+  with pytest.raises(ConfigError, match=named):
+    model.chat(messages)
+  with pytest.raises(ConfigError, match="think is 'no'"):
+    model.chat("a", think="no")
+
+
+def test_the_load_of_experts_is_of_texts(model):
+  assert np.array_equal(model.expert_load("ab"), model.expert_load(["ab"]))
+  for texts in ([], [5], 5, None):
+    with pytest.raises(ConfigError, match="at least one text"):
+      model.expert_load(texts)
+  with pytest.raises(ConfigError, match="the longest text has 65 tokens"):
+    model.expert_load(["a", "a" * 65])
 
 
 def test_greedy_tokens_are_those_of_the_logits(model):
@@ -160,6 +248,12 @@ def test_samples_depend_on_the_seed_and_the_place(model):
 def test_a_sample_among_the_single_likeliest_token_is_greedy(model):
   greedy = model.generate("3 + 4", max_new=6)
   assert model.generate("3 + 4", max_new=6, temperature=2.0, top_k=1) == greedy
+
+
+def test_more_likeliest_tokens_than_there_are_is_all_of_them(model):
+  whole = model.generate("3 + 4", max_new=6, temperature=1.0)
+  for top_k in (272, 2**31, 2**40):
+    assert model.generate("3 + 4", max_new=6, temperature=1.0, top_k=top_k) == whole
 
 
 def test_text_ends_before_a_stop_string(model):

@@ -126,5 +126,5 @@ def test_a_benchmark_is_read_by_its_name(cache, tmp_path):
     load_file_benchmark("org/sums", "exact", "dev")
   with pytest.raises(ConfigError, match="org/none is no file or directory here"):
     load_file_benchmark("org/none", "exact")
-  with pytest.raises(ConfigError, match="none.jsonl cannot be read"):
+  with pytest.raises(ConfigError, match="none.jsonl does not exist"):
     load_file_benchmark("org/none.jsonl", "exact")

@@ -57,7 +57,7 @@ def test_evaluates_a_file_and_leaves_all_that_a_run_leaves(model, tmp_path):
   "flags, message",
   [
     (["--benchmark=mini", "--out=x"], "--model is missing"),
-    (["--model=absent", "--benchmark=none.jsonl", "--out=x"], "none.jsonl cannot be read"),
+    (["--model=absent", "--benchmark=none.jsonl", "--out=x"], "none.jsonl does not exist"),
     *(
       (
         ["--model=absent", "--benchmark=mini", "--out=x", f"--temperatures=0,{wrong}"],

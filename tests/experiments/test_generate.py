@@ -67,6 +67,19 @@ def test_memory_needs_no_weights():
   assert "31,104 B per token: 93.31 MB" in done.stdout
 
 
+@pytest.mark.parametrize("length", ["0", "163841"])
+def test_memory_is_of_lengths_within_the_context(length):
+  done = generate("--memory", "--model=v2_lite", f"--length={length}")
+  assert done.returncode == 2 and not done.stdout
+  assert done.stderr == f"--length is {length}; give 1 to 163840, which is the model's context.\n"
+
+
+def test_flags_of_memory_are_refused_without_it():
+  done = generate("--model=absent", "--prompt=x", "--batch=0")
+  assert done.returncode == 2
+  assert done.stderr == "--batch is for --memory; leave it out, or add --memory.\n"
+
+
 def test_architectures_are_found_by_many_names(folder, tmp_path):
   assert architecture(str(folder)) == (str(folder), CONFIG)
   assert [architecture(name)[0] for name in ("v3", "r1", "v2", "v2_lite", "v3_mini")] == [

@@ -1,5 +1,6 @@
 """Files as people write them: splits, encodings, and records that are left out and told."""
 
+import gzip
 import json
 
 import pytest
@@ -121,6 +122,24 @@ def test_lines_and_arrays_are_read_in_any_unicode(tmp_path, encoding):
     assert [p.prompt for p in load_file_benchmark(path).problems] == ["p\u2028q"] * 2
 
 
+@pytest.mark.parametrize(
+  ("name", "raw", "told"),
+  [
+    ("x.jsonl.gz", gzip.compress(b'{"text": "a"}'), "is packed with gzip, .* unpack it"),
+    ("x.jsonl", gzip.compress(b'{"text": "a"}'), "is packed with gzip, .* unpack it"),
+    ("x.zip", b"PK\x03\x04...", "is packed with zip"),
+    ("x.csv", b"text,answer\na,1\n", "is CSV, which is not read; write its rows as lines of JSON"),
+    ("x.json", b"PAR1...", "is a Parquet table; give it the ending .parquet"),
+  ],
+)
+def test_files_of_other_formats_are_told_as_what_they_are(tmp_path, name, raw, told):
+  path = tmp_path / name
+  path.write_bytes(raw)
+  for read in (texts, load_file_benchmark):
+    with pytest.raises(ConfigError, match=f"{name} {told}"):
+      read(path)
+
+
 def test_half_a_character_is_replaced(tmp_path):
   assert whole_text("a \ud83d b \ud83d\ude00 é") == "a \ufffd b 😀 é"
   write(tmp_path / "x.jsonl", "a \ud83d b")
@@ -144,3 +163,18 @@ def test_what_cannot_be_learnt_is_left_out_and_told(tmp_path, capsys):
   write(path, "x" * 50)
   with pytest.raises(ConfigError, match="line 1, has 51 tokens, more than data.length, 20"):
     read_samples(config)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+@pytest.mark.parametrize("field", ["messages", "conversations"])
+def test_lists_of_messages_are_told_how_they_can_be_brought(tmp_path, ending, field):
+  path = tmp_path / f"x.{ending}"
+  talk = {field: [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+  if ending == "jsonl":
+    path.write_text(json.dumps(talk))
+  else:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist([talk]), path)
+  for name in ("text", field):
+    with pytest.raises(ConfigError, match=f"{name!r} .*{field!r} is, is not read: write .*two"):
+      texts(path, text_field=name)

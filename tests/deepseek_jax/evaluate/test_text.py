@@ -251,5 +251,9 @@ def test_a_bad_file_is_refused_by_line(tmp_path, text, message):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-  with pytest.raises(ConfigError, match="cannot be read"):
+  with pytest.raises(ConfigError, match="none.jsonl does not exist"):
     load_file_benchmark(tmp_path / "none.jsonl")
+  with pytest.raises(ConfigError, match="x.jsonl is a URL, which is not read"):
+    load_file_benchmark("https://example.org/x.jsonl")
+  with pytest.raises(ConfigError, match="is not a dataset directory"):
+    load_file_benchmark(tmp_path)

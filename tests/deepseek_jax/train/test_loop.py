@@ -113,9 +113,11 @@ def test_a_run_that_died_between_saves_repeats_its_steps_once(tmp_path, whole):
   assert_whole(tmp_path, *run(tmp_path, 8), whole)
 
 
-def test_a_finished_run_is_left_as_it_is(tmp_path, whole):
+def test_a_finished_run_is_left_as_it_is_and_says_so(tmp_path, whole, capsys):
   run(tmp_path, 8)
+  assert "nothing to do" not in capsys.readouterr().err
   assert_whole(tmp_path, *run(tmp_path, 8), whole)
+  assert capsys.readouterr().err == "finished at step 8 of 8; nothing to do\n"
 
 
 def test_sigterm_saves_the_step_under_way(tmp_path, whole):
@@ -147,7 +149,7 @@ def test_divergence_at_a_saving_step_is_not_saved(tmp_path):
   assert Checkpointer(tmp_path / "checkpoints").latest_step() == 3
 
 
-def test_ends_with_its_data_and_saves(tmp_path):
+def test_ends_with_its_data_and_saves(tmp_path, capsys):
   def end(step, batch):
     if step > 4:
       raise StopIteration
@@ -156,6 +158,10 @@ def test_ends_with_its_data_and_saves(tmp_path):
   _, position = run(tmp_path, 8, end)
   assert position.step == 4
   assert Checkpointer(tmp_path / "checkpoints").latest_step() == 4
+  assert "nothing to do" not in capsys.readouterr().err
+  run(tmp_path, 8, end)
+  told = "finished at step 4 of 8, where its data ends; nothing to do\n"
+  assert capsys.readouterr().err == told
 
 
 def test_metrics_are_read_after_the_next_step_is_dispatched(tmp_path):
@@ -197,6 +203,12 @@ def test_profile_steps_leaves_a_trace(tmp_path):
 def test_bad_profile_steps_are_named(text):
   with pytest.raises(ConfigError, match="train.profile_steps"):
     LoopConfig(steps=3, profile_steps=text)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf")])
+def test_bad_seconds_are_named(seconds):
+  with pytest.raises(ConfigError, match=f"train.progress_seconds is {seconds}"):
+    LoopConfig(steps=3, progress_seconds=seconds)
 
 
 def test_log_every_logs_multiples_and_the_last(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from deepseek_jax.config import ConfigError, from_dict
 from deepseek_jax.train import schedule
+from deepseek_jax.train.pretrain_job import pretrain_job
 from deepseek_jax.train.schedule import CosineSchedule, V3Schedule, micro_batches
 
 
@@ -88,3 +89,28 @@ def test_a_schedule_is_told_by_its_fields():
   assert from_dict(_Holder, {"schedule": {"peak_rate": 1e-4}}).schedule.peak_rate == 1e-4
   with pytest.raises(ConfigError, match="schedule"):
     from_dict(_Holder, {"schedule": {"peak": 1e-3, "peak_rate": 1e-4}})
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    *({name: v} for name in ("peak", "final", "speed") for v in (-1.0, NAN, INF)),
+    *({name: v} for name in ("still_after", "mtp_after") for v in (-0.1, 5.0, NAN)),
+    {"mtp": (NAN, 0.0)},
+    {"mtp": (0.1, -1.0)},
+  ],
+  ids=str,
+)
+def test_rates_and_shares_that_are_none_are_named(fields):
+  name, value = next(iter(fields.items()))
+  with pytest.raises(ConfigError, match=f"schedule.{name} is .*; it must be a"):
+    CosineSchedule(**{"peak": 1e-3} | fields)
+  if name == "peak":
+    with pytest.raises(ConfigError, match="schedule.peak_rate is"):
+      V3Schedule(peak_rate=value)
+    values = {"model": {"preset": "v3_mini"}, "schedule": {"peak": 1e-3}, "train": {"steps": 1}}
+    with pytest.raises(ConfigError, match=f"balance_weight is {value}"):
+      pretrain_job(values | {"balance_weight": value})

@@ -112,3 +112,7 @@ def test_only_v3_routers_have_a_bias_to_move():
 def test_bad_optimizer_fields_are_named():
   with pytest.raises(ConfigError, match="optimizer.clip_norm"):
     OptimizerConfig(clip_norm=0.0)
+  for name in ("epsilon", "weight_decay"):
+    for value in (-1.0, float("nan"), float("inf")):
+      with pytest.raises(ConfigError, match=f"optimizer.{name} is {value}"):
+        OptimizerConfig(**{name: value})

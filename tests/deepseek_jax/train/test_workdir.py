@@ -50,6 +50,16 @@ def test_a_directory_that_is_no_workdir_is_one_sentence(tmp_path):
     Workdir(tmp_path / "file", CONFIG)
 
 
+@pytest.mark.parametrize("text", ["{}", "[]", '{"model_type": "qwen2", "seed": 1}', '{"a": 1}'])
+def test_a_config_of_someone_else_is_told_and_stays(tmp_path, text):
+  (tmp_path / "config.json").write_text(text)
+  with pytest.raises(
+    ConfigError, match="config.json that is no run's of this program; name another"
+  ):
+    Workdir(tmp_path, CONFIG)
+  assert (tmp_path / "config.json").read_text() == text
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
   path = tmp_path / "config.json"
   write_atomically(path, "old")

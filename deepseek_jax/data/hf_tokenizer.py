@@ -18,6 +18,7 @@ _MAP, _GENERATION, _MODEL = "special_tokens_map.json", "generation_config.json",
 _COPIED = (_TOKENIZER, _CONFIG, _MAP, chat_template.FILE)
 _SPECIAL = ("bos", "eos", "pad")
 _SAID = "aqzq"  # stands for an answer; no template writes it by itself
+_BEFORE = ("\n", "a", ".", "Z")  # what a text may go on from that does not melt into it
 
 
 class HFTokenizer:
@@ -55,6 +56,7 @@ class HFTokenizer:
     added = tokenizer.get_added_tokens_decoder()
     self.markers: tuple[str, ...] = tuple(t.content for t in added.values() if _is_marker(t))
     # Whatever a file flags, a thought's tags are part of what a model says.
+    self._spelled = {i: t.content for i, t in added.items()}
     self._silent = {i for i, t in added.items() if t.special and t.content not in TAGS}
     self._ends = tuple(dict.fromkeys([eos, *ends]))
     self.special_ids = {
@@ -91,7 +93,7 @@ class HFTokenizer:
     except ConfigError:  # it refuses such a conversation, or cannot be used here at all
       return ()
     _, found, behind = text.rpartition(_SAID)
-    return tuple(self.encode(behind)) if found else ()
+    return tuple(self.encode_on(behind)) if found else ()
 
   @functools.cached_property
   def stop_ids(self) -> tuple[int, ...]:
@@ -136,6 +138,34 @@ class HFTokenizer:
   def encode(self, text: str) -> list[int]:
     """Tokens of the text; nothing is added."""
     return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+  def encode_on(self, text: str, before: Sequence[int] = ()) -> list[int]:
+    """Tokens of a text that goes on from those `before` it, of which only the last is looked at.
+
+    SentencePiece's tokenizers begin a text with a blank of their own. One that goes on has none,
+    unless it follows a special token and the tokenizer puts blanks there as well.
+    """
+    if not self._begins_with_blank or not text:
+      return self.encode(text)
+    spelled = self._spelled.get(before[-1]) if before else None
+    for start in _BEFORE if spelled is None else (spelled,):
+      found = self._tokenizer.encode(start + text, add_special_tokens=False)
+      count = sum(end <= len(start) for _, end in found.offsets)
+      if all(begin >= len(start) for begin, _ in found.offsets[count:]):
+        return found.ids[count:]
+    return self.encode(text)
+
+  @functools.cached_property
+  def _begins_with_blank(self) -> bool:
+    """Whether anything is put before a text as it is split."""
+    normalizer, splitter, text = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer, "a"
+    text = text if normalizer is None else normalizer.normalize_str(text)
+    pieces = [(text, None)] if splitter is None else splitter.pre_tokenize_str(text)
+    return sum(len(piece) for piece, _ in pieces) > 1
+
+  def spelling(self, token: int) -> str:
+    """How a text spells one of the added tokens; empty for any other."""
+    return self._spelled.get(token, "")
 
   def decode(self, ids: Sequence[int]) -> str:
     """The text, without the tokens that the file flags as special, but with a thought's tags."""

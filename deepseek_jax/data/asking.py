@@ -13,6 +13,7 @@ from deepseek_jax.config import require
 from deepseek_jax.data.conversation import (
   OPENING,
   Prompt,
+  begin_ids,
   chat_answer,
   chat_prompt,
   encode_on,
@@ -55,9 +56,10 @@ def learn(tokenizer: Tokenizer, question: str, answer: str, form: str) -> tuple[
   question, answer = whole_text(question), whole_text(answer)
   if form != TURNS:
     prompt = ask(tokenizer, question, form)
-    tokens, bos = encode_on(tokenizer, answer, prompt.tokens if question else ()), tokenizer.bos_id
-    if not question and bos is not None and tokens[:1] == [bos]:
-      tokens = tokens[1:]
+    tokens = encode_on(tokenizer, answer, prompt.tokens if question else ())
+    begin = begin_ids(tokenizer)
+    if not question and tokens[: len(begin)] == begin:
+      tokens = tokens[len(begin) :]
     return _ended(prompt.tokens, tokens, (tokenizer.eos_id,)), len(prompt.tokens)
   _require_turns(tokenizer)
   assert isinstance(tokenizer, HFTokenizer)

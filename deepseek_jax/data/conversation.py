@@ -67,10 +67,10 @@ class Conversation:
 
 
 def text_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
-  """A text to be gone on with, as it is, behind one begin token where texts have one."""
-  tokens, bos = tokenizer.encode(text), tokenizer.bos_id
-  begin = [] if bos is None or tokens[:1] == [bos] else [bos]
-  return Prompt(text, begin + tokens, text.rstrip().endswith(THINK))
+  """A text to be gone on with, as it is, behind what texts begin with, once."""
+  tokens, begin = tokenizer.encode(text), begin_ids(tokenizer)
+  tokens = tokens if tokens[: len(begin)] == begin else begin + tokens
+  return Prompt(text, tokens, text.rstrip().endswith(THINK))
 
 
 def chat_prompt(
@@ -149,6 +149,13 @@ def stop_ids(tokenizer: Tokenizer | None) -> tuple[int, ...]:
   if tokenizer is None:
     return ()
   return tokenizer.stop_ids if isinstance(tokenizer, HFTokenizer) else (tokenizer.eos_id,)
+
+
+def begin_ids(tokenizer: Tokenizer) -> list[int]:
+  """The tokens that stand before a text: none, bos, or what tokenizer.json puts there."""
+  if isinstance(tokenizer, HFTokenizer):
+    return list(tokenizer.begin)
+  return [] if tokenizer.bos_id is None else [tokenizer.bos_id]
 
 
 def _check(messages: Sequence[Message]) -> None:

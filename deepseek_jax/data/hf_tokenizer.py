@@ -24,7 +24,8 @@ _BEFORE = ("\n", "a", ".", "Z")  # what a text may go on from that does not melt
 class HFTokenizer:
   """See `tokenizer.Tokenizer`: a `tokenizers.Tokenizer` with what the files beside it add.
 
-  `template` is the chat template, None if there is none. `markers` are the spellings of the tokens
+  `begin` are the tokens that stand before a text, of which `bos_id` is the first. `template` is the
+  chat template, None if there is none. `markers` are the spellings of the tokens
   that structure a text: special ones, and others such as `<｜User｜>`. `special_ids` are those of
   config.json or else the tokens named elsewhere, and `generation` is generation_config.json with
   all tokens that end an answer.
@@ -51,7 +52,8 @@ class HFTokenizer:
       )
     self.eos_id: int = eos
     self.pad_id: int = eos if named["pad"] is None else named["pad"]
-    self.bos_id: int | None = named["bos"] if self._adds_bos(config) else None
+    self.begin = self._begin(config, named["bos"])
+    self.bos_id: int | None = self.begin[0] if self.begin else None
     self.template = chat_template.read_template(config, directory)
     added = tokenizer.get_added_tokens_decoder()
     self.markers: tuple[str, ...] = tuple(t.content for t in added.values() if _is_marker(t))
@@ -123,12 +125,18 @@ class HFTokenizer:
     whole = [i for i in given if isinstance(i, int) and not isinstance(i, bool)]
     return [i for i in whole if 0 <= i < self.vocab_size]
 
-  def _adds_bos(self, config: dict[str, Any]) -> bool:
-    """Whether documents begin with bos: as the configuration says, else as tokenizer.json does."""
-    if config.get("add_bos_token") is None:
-      bos = self._named(config, "bos_token")
-      return bos is not None and self._tokenizer.encode("").ids[:1] == [bos]
-    return bool(config["add_bos_token"])
+  def _begin(self, config: dict[str, Any], bos: int | None) -> tuple[int, ...]:
+    """What stands before a text: what tokenizer.json puts there, and bos as the configuration says.
+
+    That may be more than bos, such as GLM's `[gMASK]<sop>`, or a token that nothing names bos.
+    """
+    adds = config.get("add_bos_token")
+    found = self._tokenizer.encode(self._tokenizer.id_to_token(self.eos_id))  # which it knows
+    count = found.special_tokens_mask.index(0) if 0 in found.special_tokens_mask else 0
+    begin = tuple(found.ids[:count])
+    if adds is None or bos is None:
+      return begin
+    return (begin or (bos,)) if adds else tuple(i for i in begin if i != bos)
 
   def _named(self, config: dict[str, Any], field: str) -> int | None:
     """The id of a token that the configuration names, as text or as an object with `content`."""

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +12,17 @@ from typing import Any
 from deepseek_jax.config import ConfigError
 from deepseek_jax.data import chat_template
 from deepseek_jax.data.special_tokens import TAGS
-from deepseek_jax.data.tokenizer_files import read_json, write_json
+from deepseek_jax.data.tokenizer_files import read_json, refuse_pointer, write_json
 
 _TOKENIZER, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 _MAP, _GENERATION, _MODEL = "special_tokens_map.json", "generation_config.json", "config.json"
-_COPIED = (_TOKENIZER, _CONFIG, _MAP, chat_template.FILE)
+_READ = (_TOKENIZER, _CONFIG, _MAP, chat_template.FILE)
+MORE_TEMPLATES = "additional_chat_templates"  # a folder of them
+# What other programs read of a model beside its weights, and what its makers ask to go with it.
+TRAVELS = re.compile(
+  r"tokenizer\.(json|model)|(tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
+  r"|merges\.txt|chat_template\.(jinja|json)|(LICEN[CS]E|NOTICE|COPYING)[\w.-]*"
+)
 _SPECIAL = ("bos", "eos", "pad")
 _SAID = "aqzq"  # stands for an answer; no template writes it by itself
 _BEFORE = ("\n", "a", ".", "Z")  # what a text may go on from that does not melt into it
@@ -77,6 +84,7 @@ class HFTokenizer:
         f"{directory} holds a Hugging Face tokenizer; pip install 'deepseek-jax[hf]' to read it."
       ) from error
     folder = Path(directory)
+    refuse_pointer(folder / _TOKENIZER)
     try:
       tokenizer = tokenizers.Tokenizer.from_file(str(folder / _TOKENIZER))
     except Exception as error:  # the library raises bare Exception
@@ -185,16 +193,37 @@ class HFTokenizer:
     return self._tokenizer.token_to_id(token)
 
   def save(self, directory: str | os.PathLike[str]) -> None:
-    """Copies the files it was loaded from, and writes generation_config.json."""
+    """Copies the files it was loaded from and those that go with them (see `TRAVELS`), as they are.
+
+    Only generation_config.json is written anew.
+    """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in _COPIED:
-      source = self._directory / name
-      if source.is_file() and source.resolve() != (folder / name).resolve():
-        beside = folder / f".{name}.tmp"
-        shutil.copyfile(source, beside)
-        os.replace(beside, folder / name)
+    for source in self._directory.glob("*"):
+      if source.name in _READ or (TRAVELS.fullmatch(source.name) and self._holds(source)):
+        _copy(source, folder / source.name)
+    for source in (self._directory / MORE_TEMPLATES).glob("*.jinja"):
+      if self._holds(source):
+        _copy(source, folder / MORE_TEMPLATES / source.name)
     write_json(folder / _GENERATION, self.generation)
+
+  def _holds(self, path: Path) -> bool:
+    """Whether a file lies where it seems to, or in the cache of huggingface_hub, which links.
+
+    There snapshots/REVISION/ holds links into blobs/. Any other might show what is not the model's.
+    """
+    root, place = self._directory.resolve(), path.resolve()
+    blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
+    return place.is_relative_to(root) or place.is_relative_to(blobs)
+
+
+def _copy(source: Path, target: Path) -> None:
+  """Copies a file to beside its place and renames it, unless it is that file."""
+  if source.is_file() and source.resolve() != target.resolve():
+    target.parent.mkdir(exist_ok=True)
+    beside = target.with_name(f".{target.name}.tmp")
+    shutil.copyfile(source, beside)
+    os.replace(beside, target)
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:

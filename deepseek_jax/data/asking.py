@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from deepseek_jax.config import require
-from deepseek_jax.data.conversation import OPENING, Prompt, chat_prompt, has_turns, text_prompt
+from deepseek_jax.data.conversation import (
+  OPENING,
+  Prompt,
+  begin_ids,
+  chat_answer,
+  chat_prompt,
+  encode_on,
+  has_turns,
+  text_prompt,
+)
 from deepseek_jax.data.hf_tokenizer import HFTokenizer
 from deepseek_jax.data.records import whole_text
 from deepseek_jax.data.special_tokens import END_THINK, THINK
@@ -31,38 +40,52 @@ def ask(tokenizer: Tokenizer, question: str, form: str) -> Prompt:
   question = whole_text(question)
   if form != TURNS:
     return text_prompt(tokenizer, apply_template(form, question))
-  require(
-    has_turns(tokenizer),
-    "the tokenizer has no form for conversations (no chat template, and not DeepSeek's tokens); "
-    "ask with template plain.",
-  )
+  _require_turns(tokenizer)
   return chat_prompt(tokenizer, [{"role": "user", "content": question}])
 
 
 def learn(tokenizer: Tokenizer, question: str, answer: str, form: str) -> tuple[list[int], int]:
   """The tokens of a question with its answer and its end, and how many of them are the prompt.
 
-  In turns they are what the template makes of both, but that a thought is kept: where the prompt
-  opens one, an answer that begins with `<think>` goes on from there, and one without a thought is
-  asked for without. One end token stands behind the answer, whether the text spells it or not.
+  In turns they are what the template makes of both, if that begins with the prompt and keeps the
+  whole answer. Else, as with templates that drop thoughts, the answer stands behind the prompt as
+  it is: where that opens a thought, an answer that begins with `<think>` goes on from there, and
+  one without a thought is asked for without. One end token stands behind the answer, whether the
+  text spells it or not.
   """
   question, answer = whole_text(question), whole_text(answer)
   if form != TURNS:
     prompt = ask(tokenizer, question, form)
-    tokens, bos = tokenizer.encode(answer), tokenizer.bos_id
-    if not question and bos is not None and tokens[:1] == [bos]:
-      tokens = tokens[1:]
+    tokens = encode_on(tokenizer, answer, prompt.tokens if question else ())
+    begin = begin_ids(tokenizer)
+    if not question and tokens[: len(begin)] == begin:
+      tokens = tokens[len(begin) :]
     return _ended(prompt.tokens, tokens, (tokenizer.eos_id,)), len(prompt.tokens)
+  _require_turns(tokenizer)
   assert isinstance(tokenizer, HFTokenizer)
-  prompt = ask(tokenizer, question, form)
+  end, stops = tokenizer.turn_end, tokenizer.stop_ids
+  ending = next((i for i in end if i in stops), None)
+  if ending is None:
+    end = (tokenizer.eos_id,)
+  else:
+    answer = answer.removesuffix(tokenizer.spelling(ending))
+  prompt, rest = chat_answer(tokenizer, question, answer)
+  if rest is not None and ending is not None:
+    return [*prompt.tokens, *rest], len(prompt.tokens)
   if prompt.opened and END_THINK not in answer:
     prompt = chat_prompt(tokenizer, [{"role": "user", "content": question}], think=False)
   elif prompt.opened:
     answer = answer.lstrip().removeprefix(THINK).lstrip("\n")
-  end = tokenizer.turn_end
-  if not set(end) & set(tokenizer.stop_ids):
-    end = (tokenizer.eos_id,)
-  return _ended(prompt.tokens, tokenizer.encode(answer), end), len(prompt.tokens)
+  tokens = encode_on(tokenizer, answer, prompt.tokens)
+  return _ended(prompt.tokens, tokens, end), len(prompt.tokens)
+
+
+def _require_turns(tokenizer: Tokenizer) -> None:
+  require(
+    has_turns(tokenizer),
+    "the tokenizer has no form for conversations (no chat template, and not DeepSeek's tokens); "
+    "ask with template plain.",
+  )
 
 
 def _ended(prompt: list[int], answer: list[int], end: Sequence[int]) -> list[int]:

@@ -57,7 +57,7 @@ class ChatTemplate:
     names |= {"tools": None, "documents": None}
     names |= {"add_generation_prompt": True, **self._special, **variables}
     try:
-      return Sandbox().render(self.source, names)
+      text = Sandbox().render(self.source, names)
     except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError,
             RecursionError, MemoryError, SyntaxError) as error:  # fmt: skip
       told = " ".join(str(error).split()) or type(error).__name__
@@ -65,6 +65,8 @@ class ChatTemplate:
         f"{self._where} cannot be used on this conversation ({told.rstrip('.')[:200]}); mend the "
         "chat template, or give the prompt as plain text."
       ) from error
+    require(text != "", f"{self._where} makes no text of this conversation; mend the template.")
+    return text
 
 
 def read_template(config: Mapping[str, Any], directory: Path) -> ChatTemplate | None:

@@ -11,7 +11,8 @@ text it makes is for the tokenizer to say:
 Earlier turns of the assistant keep only what follows their last `</think>`. What is put into a
 rendered conversation as a token cannot be forged: where a message spells out a special token, it is
 cut inside, so that it is read as ordinary text. (transformers lets it be the token.) The text after
-decoding is the same. A prompt that is plain text (`text_prompt`) may name any token.
+decoding is the same. A prompt that is plain text (`text_prompt`) may name any token, and so may an
+answer that is learnt.
 """
 
 import dataclasses
@@ -66,10 +67,10 @@ class Conversation:
 
 
 def text_prompt(tokenizer: Tokenizer, text: str) -> Prompt:
-  """A text to be gone on with, as it is, behind one begin token where texts have one."""
-  tokens, bos = tokenizer.encode(text), tokenizer.bos_id
-  begin = [] if bos is None or tokens[:1] == [bos] else [bos]
-  return Prompt(text, begin + tokens, text.rstrip().endswith(THINK))
+  """A text to be gone on with, as it is, behind what texts begin with, once."""
+  tokens, begin = tokenizer.encode(text), begin_ids(tokenizer)
+  tokens = tokens if tokens[: len(begin)] == begin else begin + tokens
+  return Prompt(text, tokens, text.rstrip().endswith(THINK))
 
 
 def chat_prompt(
@@ -88,19 +89,46 @@ def chat_prompt(
   if not has_turns(tokenizer):
     return _alone(tokenizer, messages, think)
   assert isinstance(tokenizer, HFTokenizer)
-  template = tokenizer.template
-  if template is None:
-    template = ChatTemplate(DEEPSEEK, {}, "the built-in chat template")
-    think = tokenizer.id_of(THINK) is not None if think is None else think
-  variables = {} if think is None else {"thinking": think, "enable_thinking": think}
   cut = _unused(messages)
-  marks = sorted(tokenizer.markers, key=len, reverse=True)
-  forged = re.compile("|".join(map(re.escape, marks)) or r"(?!)")  # which matches nothing
-  guarded = [{**m, "content": _cut(m["content"], forged, cut)} for m in messages]
-  text = _opening(template.render(guarded, **variables), tokenizer, think)
-  tokens = [token for part in text.split(cut) if part for token in tokenizer.encode(part)]
-  text = text.replace(cut, "")
-  return Prompt(text, tokens, text.rstrip().endswith(THINK))
+  return _prompt(tokenizer, _rendered(tokenizer, _guarded(tokenizer, messages, cut), think), cut)
+
+
+def chat_answer(
+  tokenizer: HFTokenizer, question: str, answer: str
+) -> tuple[Prompt, list[int] | None]:
+  """The prompt of a question, and the tokens by which the template goes on from it with an answer.
+
+  They are None where it does not: where it writes something else behind a question that was
+  answered than where one is to be, or drops words of the answer, such as its thought.
+  """
+  asked: Message = {"role": "user", "content": question}
+  cut = _unused([asked, {"content": answer}])
+  guarded = _guarded(tokenizer, [asked], cut)
+  opening = _rendered(tokenizer, guarded, None)
+  prompt = _prompt(tokenizer, opening, cut)
+  if tokenizer.template is None:
+    return prompt, None
+  turns = [*guarded, {"role": "assistant", "content": answer}]
+  try:
+    whole = tokenizer.template.render(turns, add_generation_prompt=False)
+  except ConfigError:
+    return prompt, None
+  rest = whole[len(opening) :]
+  told = OPENING + rest if prompt.opened and THINK in answer else rest
+  if not whole.startswith(opening) or _letters(answer) not in _letters(told):
+    return prompt, None
+  tokens, length = _encoded(tokenizer, whole, cut), len(prompt.tokens)
+  if tokens[:length] == prompt.tokens:
+    return prompt, tokens[length:]
+  # The prompt's last token and the answer's first would be one.
+  return prompt, tokenizer.encode_on(rest.replace(cut, ""), prompt.tokens)
+
+
+def encode_on(tokenizer: Tokenizer, text: str, before: Sequence[int]) -> list[int]:
+  """Tokens of a text that goes on from those `before` it; see `HFTokenizer.encode_on`."""
+  if isinstance(tokenizer, HFTokenizer) and before:
+    return tokenizer.encode_on(text, before)
+  return tokenizer.encode(text)
 
 
 def has_turns(tokenizer: Tokenizer) -> bool:
@@ -121,6 +149,13 @@ def stop_ids(tokenizer: Tokenizer | None) -> tuple[int, ...]:
   if tokenizer is None:
     return ()
   return tokenizer.stop_ids if isinstance(tokenizer, HFTokenizer) else (tokenizer.eos_id,)
+
+
+def begin_ids(tokenizer: Tokenizer) -> list[int]:
+  """The tokens that stand before a text: none, bos, or what tokenizer.json puts there."""
+  if isinstance(tokenizer, HFTokenizer):
+    return list(tokenizer.begin)
+  return [] if tokenizer.bos_id is None else [tokenizer.bos_id]
 
 
 def _check(messages: Sequence[Message]) -> None:
@@ -151,6 +186,42 @@ def _alone(tokenizer: Tokenizer, messages: Sequence[Message], think: bool | None
   system = [m["content"] for m in messages if m["role"] == "system"]
   text = "\n\n".join([*system, asked[-1]])
   return text_prompt(tokenizer, f"{text.rstrip()} {OPENING}" if think else text)
+
+
+def _guarded(tokenizer: HFTokenizer, messages: Sequence[Message], cut: str) -> list[dict[str, str]]:
+  """The messages, with a mark inside each special token that they spell out."""
+  marks = sorted(tokenizer.markers, key=len, reverse=True)
+  forged = re.compile("|".join(map(re.escape, marks)) or r"(?!)")  # which matches nothing
+  return [{**m, "content": _cut(m["content"], forged, cut)} for m in messages]
+
+
+def _rendered(tokenizer: HFTokenizer, messages: Sequence[Message], think: bool | None) -> str:
+  """The conversation as text, up to where the assistant is to speak."""
+  template = tokenizer.template
+  if template is None:
+    template = ChatTemplate(DEEPSEEK, {}, "the built-in chat template")
+    think = tokenizer.id_of(THINK) is not None if think is None else think
+  variables = {} if think is None else {"thinking": think, "enable_thinking": think}
+  return _opening(template.render(messages, **variables), tokenizer, think)
+
+
+def _prompt(tokenizer: HFTokenizer, marked: str, cut: str) -> Prompt:
+  """The prompt that a text with marks in it is."""
+  text = marked.replace(cut, "")
+  return Prompt(text, _encoded(tokenizer, marked, cut), text.rstrip().endswith(THINK))
+
+
+def _encoded(tokenizer: HFTokenizer, marked: str, cut: str) -> list[int]:
+  """The tokens of a text, none of which lies on both sides of a mark."""
+  tokens: list[int] = []
+  for part in marked.split(cut):
+    tokens += encode_on(tokenizer, part, tokens)
+  return tokens
+
+
+def _letters(text: str) -> str:
+  """A text without its blanks, which templates add and remove."""
+  return "".join(text.split())
 
 
 def _opening(text: str, tokenizer: HFTokenizer, think: bool | None) -> str:

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,19 +12,27 @@ from typing import Any
 from deepseek_jax.config import ConfigError
 from deepseek_jax.data import chat_template
 from deepseek_jax.data.special_tokens import TAGS
-from deepseek_jax.data.tokenizer_files import read_json, write_json
+from deepseek_jax.data.tokenizer_files import read_json, refuse_pointer, write_json
 
 _TOKENIZER, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 _MAP, _GENERATION, _MODEL = "special_tokens_map.json", "generation_config.json", "config.json"
-_COPIED = (_TOKENIZER, _CONFIG, _MAP, chat_template.FILE)
+_READ = (_TOKENIZER, _CONFIG, _MAP, chat_template.FILE)
+MORE_TEMPLATES = "additional_chat_templates"  # a folder of them
+# What other programs read of a model beside its weights, and what its makers ask to go with it.
+TRAVELS = re.compile(
+  r"tokenizer\.(json|model)|(tokenizer_config|special_tokens_map|added_tokens|vocab)\.json"
+  r"|merges\.txt|chat_template\.(jinja|json)|(LICEN[CS]E|NOTICE|COPYING)[\w.-]*"
+)
 _SPECIAL = ("bos", "eos", "pad")
 _SAID = "aqzq"  # stands for an answer; no template writes it by itself
+_BEFORE = ("\n", "a", ".", "Z")  # what a text may go on from that does not melt into it
 
 
 class HFTokenizer:
   """See `tokenizer.Tokenizer`: a `tokenizers.Tokenizer` with what the files beside it add.
 
-  `template` is the chat template, None if there is none. `markers` are the spellings of the tokens
+  `begin` are the tokens that stand before a text, of which `bos_id` is the first. `template` is the
+  chat template, None if there is none. `markers` are the spellings of the tokens
   that structure a text: special ones, and others such as `<｜User｜>`. `special_ids` are those of
   config.json or else the tokens named elsewhere, and `generation` is generation_config.json with
   all tokens that end an answer.
@@ -50,11 +59,13 @@ class HFTokenizer:
       )
     self.eos_id: int = eos
     self.pad_id: int = eos if named["pad"] is None else named["pad"]
-    self.bos_id: int | None = named["bos"] if self._adds_bos(config) else None
+    self.begin = self._begin(config, named["bos"])
+    self.bos_id: int | None = self.begin[0] if self.begin else None
     self.template = chat_template.read_template(config, directory)
     added = tokenizer.get_added_tokens_decoder()
     self.markers: tuple[str, ...] = tuple(t.content for t in added.values() if _is_marker(t))
     # Whatever a file flags, a thought's tags are part of what a model says.
+    self._spelled = {i: t.content for i, t in added.items()}
     self._silent = {i for i, t in added.items() if t.special and t.content not in TAGS}
     self._ends = tuple(dict.fromkeys([eos, *ends]))
     self.special_ids = {
@@ -73,6 +84,7 @@ class HFTokenizer:
         f"{directory} holds a Hugging Face tokenizer; pip install 'deepseek-jax[hf]' to read it."
       ) from error
     folder = Path(directory)
+    refuse_pointer(folder / _TOKENIZER)
     try:
       tokenizer = tokenizers.Tokenizer.from_file(str(folder / _TOKENIZER))
     except Exception as error:  # the library raises bare Exception
@@ -91,7 +103,7 @@ class HFTokenizer:
     except ConfigError:  # it refuses such a conversation, or cannot be used here at all
       return ()
     _, found, behind = text.rpartition(_SAID)
-    return tuple(self.encode(behind)) if found else ()
+    return tuple(self.encode_on(behind)) if found else ()
 
   @functools.cached_property
   def stop_ids(self) -> tuple[int, ...]:
@@ -121,12 +133,18 @@ class HFTokenizer:
     whole = [i for i in given if isinstance(i, int) and not isinstance(i, bool)]
     return [i for i in whole if 0 <= i < self.vocab_size]
 
-  def _adds_bos(self, config: dict[str, Any]) -> bool:
-    """Whether documents begin with bos: as the configuration says, else as tokenizer.json does."""
-    if config.get("add_bos_token") is None:
-      bos = self._named(config, "bos_token")
-      return bos is not None and self._tokenizer.encode("").ids[:1] == [bos]
-    return bool(config["add_bos_token"])
+  def _begin(self, config: dict[str, Any], bos: int | None) -> tuple[int, ...]:
+    """What stands before a text: what tokenizer.json puts there, and bos as the configuration says.
+
+    That may be more than bos, such as GLM's `[gMASK]<sop>`, or a token that nothing names bos.
+    """
+    adds = config.get("add_bos_token")
+    found = self._tokenizer.encode(self._tokenizer.id_to_token(self.eos_id))  # which it knows
+    count = found.special_tokens_mask.index(0) if 0 in found.special_tokens_mask else 0
+    begin = tuple(found.ids[:count])
+    if adds is None or bos is None:
+      return begin
+    return (begin or (bos,)) if adds else tuple(i for i in begin if i != bos)
 
   def _named(self, config: dict[str, Any], field: str) -> int | None:
     """The id of a token that the configuration names, as text or as an object with `content`."""
@@ -136,6 +154,34 @@ class HFTokenizer:
   def encode(self, text: str) -> list[int]:
     """Tokens of the text; nothing is added."""
     return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+  def encode_on(self, text: str, before: Sequence[int] = ()) -> list[int]:
+    """Tokens of a text that goes on from those `before` it, of which only the last is looked at.
+
+    SentencePiece's tokenizers begin a text with a blank of their own. One that goes on has none,
+    unless it follows a special token and the tokenizer puts blanks there as well.
+    """
+    if not self._begins_with_blank or not text:
+      return self.encode(text)
+    spelled = self._spelled.get(before[-1]) if before else None
+    for start in _BEFORE if spelled is None else (spelled,):
+      found = self._tokenizer.encode(start + text, add_special_tokens=False)
+      count = sum(end <= len(start) for _, end in found.offsets)
+      if all(begin >= len(start) for begin, _ in found.offsets[count:]):
+        return found.ids[count:]
+    return self.encode(text)
+
+  @functools.cached_property
+  def _begins_with_blank(self) -> bool:
+    """Whether anything is put before a text as it is split."""
+    normalizer, splitter, text = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer, "a"
+    text = text if normalizer is None else normalizer.normalize_str(text)
+    pieces = [(text, None)] if splitter is None else splitter.pre_tokenize_str(text)
+    return sum(len(piece) for piece, _ in pieces) > 1
+
+  def spelling(self, token: int) -> str:
+    """How a text spells one of the added tokens; empty for any other."""
+    return self._spelled.get(token, "")
 
   def decode(self, ids: Sequence[int]) -> str:
     """The text, without the tokens that the file flags as special, but with a thought's tags."""
@@ -147,16 +193,37 @@ class HFTokenizer:
     return self._tokenizer.token_to_id(token)
 
   def save(self, directory: str | os.PathLike[str]) -> None:
-    """Copies the files it was loaded from, and writes generation_config.json."""
+    """Copies the files it was loaded from and those that go with them (see `TRAVELS`), as they are.
+
+    Only generation_config.json is written anew.
+    """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in _COPIED:
-      source = self._directory / name
-      if source.is_file() and source.resolve() != (folder / name).resolve():
-        beside = folder / f".{name}.tmp"
-        shutil.copyfile(source, beside)
-        os.replace(beside, folder / name)
+    for source in self._directory.glob("*"):
+      if source.name in _READ or (TRAVELS.fullmatch(source.name) and self._holds(source)):
+        _copy(source, folder / source.name)
+    for source in (self._directory / MORE_TEMPLATES).glob("*.jinja"):
+      if self._holds(source):
+        _copy(source, folder / MORE_TEMPLATES / source.name)
     write_json(folder / _GENERATION, self.generation)
+
+  def _holds(self, path: Path) -> bool:
+    """Whether a file lies where it seems to, or in the cache of huggingface_hub, which links.
+
+    There snapshots/REVISION/ holds links into blobs/. Any other might show what is not the model's.
+    """
+    root, place = self._directory.resolve(), path.resolve()
+    blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
+    return place.is_relative_to(root) or place.is_relative_to(blobs)
+
+
+def _copy(source: Path, target: Path) -> None:
+  """Copies a file to beside its place and renames it, unless it is that file."""
+  if source.is_file() and source.resolve() != target.resolve():
+    target.parent.mkdir(exist_ok=True)
+    beside = target.with_name(f".{target.name}.tmp")
+    shutil.copyfile(source, beside)
+    os.replace(beside, target)
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,11 +48,15 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
   def render(self, source: str, variables: Mapping[str, Any]) -> str:
     """The text of a template. Raises what jinja2 and Python raise."""
-    tree = self.parse(source)
-    self._guard(tree)
-    code: Any = self.compile(tree)
+    code: Any = _compiled(source)
     template = self.template_class.from_code(self, code, self.make_globals(None))
     return template.render(**variables)
+
+  def guarded_code(self, source: str) -> Any:
+    """What Python runs for a template, in this environment or another."""
+    tree = self.parse(source)
+    self._guard(tree)
+    return self.compile(tree)
 
   def _guard(self, tree: nodes.Template) -> None:
     """Has every loop and macro counted, and all that is printed or joined weighed."""
@@ -146,6 +150,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
       return self.weighed(function(*args, **kwargs))
 
     return weighing
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(source: str) -> Any:
+  """The code of a template, which takes far longer to make than to run."""
+  return Sandbox().guarded_code(source)
 
 
 class _Names(Namespace):

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from deepseek_jax.config import ConfigError
 from deepseek_jax.data.byte_tokenizer import ByteTokenizer
 from deepseek_jax.data.hf_tokenizer import HFTokenizer
-from deepseek_jax.data.tokenizer_files import KIND_FIELD, read_json
+from deepseek_jax.data.tokenizer_files import KIND_FIELD, older_form, read_json
 from deepseek_jax.data.word_tokenizer import WordTokenizer
 from deepseek_jax.paths import local_path
 
@@ -78,7 +78,8 @@ def load_tokenizer(name: str | os.PathLike[str]) -> Tokenizer:
   directory = local_path(name)
   if not (directory / "tokenizer.json").is_file():
     raise ConfigError(
-      f"tokenizer {str(name)!r} is neither word nor byte nor a directory with a tokenizer.json."
+      older_form(directory)
+      or f"tokenizer {str(name)!r} is neither word nor byte nor a directory with a tokenizer.json."
     )
   kind = read_json(directory / "tokenizer_config.json").get(KIND_FIELD)
   if kind == "word":

@@ -10,6 +10,8 @@ from deepseek_jax.config import ConfigError
 from deepseek_jax.data.special_tokens import CONTROL, EOS, PAD, TAGS
 
 KIND_FIELD = "deepseek_jax_kind"  # in tokenizer_config.json: word | byte
+_OLDER = ("tokenizer.model", "vocab.json", "spiece.model", "tekken.json", "vocab.txt")
+_POINTER = b"version https://git-lfs.github.com/"
 
 
 def added_tokens(vocab: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -74,10 +76,36 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
   os.replace(beside, path)
 
 
+def older_form(folder: Path) -> str:
+  """What to do with a tokenizer that lies in a directory in another form; empty if none does."""
+  found = next((name for name in _OLDER if (folder / name).is_file()), None)
+  if found is None or (folder / "tokenizer.json").is_file():
+    return ""
+  return (
+    f"{folder / found} is a tokenizer in an older form, which is not read; transformers' "
+    f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r}) writes the "
+    "tokenizer.json that is."
+  )
+
+
+def refuse_pointer(path: Path) -> None:
+  """ConfigError if git left a note at `path` in place of the file."""
+  try:
+    with path.open("rb") as file:
+      start = file.read(len(_POINTER))
+  except OSError:
+    return  # which whoever reads the file tells
+  if start == _POINTER:
+    raise ConfigError(
+      f"{path} is a git-lfs pointer, not the file itself; run git lfs pull in {path.parent}."
+    )
+
+
 def read_json(path: Path) -> dict:
   """A JSON object from a file, empty if there is no such file; ConfigError if it is damaged."""
   if not path.is_file():
     return {}
+  refuse_pointer(path)
   try:
     value = json.loads(path.read_text(encoding="utf-8"))
   except ValueError as error:

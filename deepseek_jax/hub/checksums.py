@@ -27,8 +27,11 @@ logger.setLevel(logging.WARNING)
 
 
 def write(folder: pathlib.Path, known: Mapping[str, str]) -> None:
-  """Writes the sums of all files in `folder`; those `known` by file name are not computed again."""
-  names = sorted(path.name for path in folder.iterdir())
+  """Writes the sums of all files in `folder`; those `known` by file name are not computed again.
+
+  What lies in a folder below it is nothing that is read here.
+  """
+  names = sorted(path.name for path in folder.iterdir() if not path.is_dir())
   sums = [f"{known.get(name) or _digest(folder / name)}  {name}\n" for name in names]
   (folder / FILE).write_text("".join(sums), encoding="utf-8")
 
@@ -40,7 +43,7 @@ def verify(folder: pathlib.Path, names: Iterable[str]) -> None:
     ConfigError: a file that is not listed or whose sum is another; a damaged list.
   """
   if not (folder / FILE).exists():
-    _tell(str(folder))
+    tell_once(f"{folder} has no {FILE}; its data was not verified.")
     return
   sums = _read(folder / FILE)
   for name in names:
@@ -88,6 +91,6 @@ def _digest(path: pathlib.Path) -> str:
 
 
 @functools.cache
-def _tell(folder: str) -> None:
-  """Says, once for each directory, that nothing vouches for it."""
-  logger.warning("%s has no %s; its data was not verified.", folder, FILE)
+def tell_once(text: str) -> None:
+  """Warns the user of what a directory holds, not again whenever it is read."""
+  logger.warning("%s", text)

@@ -91,11 +91,13 @@ _ARCHITECTURES = {
 def from_json(values: Mapping[str, Any]) -> ModelConfig:
   """The architecture that a config.json describes; ConfigError names what it cannot be."""
   require(isinstance(values, Mapping), "config.json must hold an object of fields.")
+  supported = f"supported are {', '.join((*_DEFAULTS, *_SAME))}."
   model_type = values.get("model_type")
+  require(model_type is not None, f"config.json has no model_type; {supported}")
   model_type = model_type if isinstance(model_type, str) else repr(model_type)
   require(
     model_type in _DEFAULTS or model_type in _SAME,
-    f"config.json has model_type {model_type!r}; supported are {', '.join((*_DEFAULTS, *_SAME))}.",
+    f"config.json has model_type {model_type!r}; {supported}",
   )
   model_type = _SAME.get(model_type, model_type)
   for name, allowed in (_ONLY[""] | _ONLY[model_type]).items():

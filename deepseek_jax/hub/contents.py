@@ -1,6 +1,8 @@
 """The tensors of a checkpoint, held against those that its architecture needs."""
 
 import dataclasses
+import difflib
+import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -16,6 +18,7 @@ from deepseek_jax.ops.fp8 import E4M3, E4M3_MAX
 FP8 = "F8_E4M3"
 _IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")  # buffers in old Llama checkpoints
 _CHUNK = 1 << 22  # elements compared together
+_COMPARED = 2000  # names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +42,17 @@ class Stored:
     return scale
 
 
-def match(config: ModelConfig, entries: Mapping[str, Entry], shapes: Shapes) -> list[Stored]:
-  """Every tensor of the architecture that the files hold, in the order of the files.
+def match(
+  config: ModelConfig, entries: Mapping[str, Entry], shapes: Shapes, folder: pathlib.Path
+) -> list[Stored]:
+  """Every tensor of the architecture that the files of a folder hold, in the order of the files.
 
   Raises:
     ConfigError: a tensor is missing, surplus, of another shape or of a dtype that is not read.
   """
   table = {tensor.name: tensor for tensor in names.tensors(config)}
   for name, tensor in table.items():
-    require(name in entries or tensor.copy, f"the checkpoint has no tensor {name!r}.")
+    require(name in entries or tensor.copy, _missing(name, entries, folder))
   stored: list[Stored] = []
   halves: dict[str, str] = {}  # the first tensor of either kind
   for name, entry in entries.items():
@@ -58,7 +63,7 @@ def match(config: ModelConfig, entries: Mapping[str, Entry], shapes: Shapes) -> 
       continue
     require(
       name in table,
-      f"the checkpoint has a tensor {name!r}, which config.json does not account for.",
+      f"{folder} has a tensor {name!r}, which config.json does not account for.",
     )
     tensor = table[name]
     _require_shape(entry, tensor.shape(shapes))
@@ -67,6 +72,16 @@ def match(config: ModelConfig, entries: Mapping[str, Entry], shapes: Shapes) -> 
       halves.setdefault(entry.kind, name)
   require(len(halves) < 2, f"tensors {' and '.join(halves.values())} are BF16 and F16; use one.")
   return stored
+
+
+def _missing(name: str, entries: Mapping[str, Entry], folder: pathlib.Path) -> str:
+  """That a tensor is missing, and what is there under another name."""
+  longer = next((other for other in entries if other.endswith(f".{name}")), None)
+  if longer is None:
+    like = difflib.get_close_matches(name, [*entries][:_COMPARED], 1, 0.0)
+    return f"{folder} has no tensor {name!r}; {like[0]!r} is the nearest that it has."
+  prefix = longer.removesuffix(name)
+  return f"{folder} has no tensor {name!r} but {longer!r}; take {prefix!r} off the tensors' names."
 
 
 def _require_scaled(name: str, entries: Mapping[str, Entry]) -> None:

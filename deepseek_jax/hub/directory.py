@@ -4,6 +4,7 @@ Nothing outside the directory is read, nothing is unpickled, and no code in it i
 index, its links or its config.json's auto_map say.
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -11,10 +12,11 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from deepseek_jax.config import ConfigError, ModelConfig, require
+from deepseek_jax.data.hf_tokenizer import MORE_TEMPLATES, TRAVELS
 from deepseek_jax.hub import checksums, config_json, quantization_json, rope_json
 from deepseek_jax.hub.strict_json import read_object
 from deepseek_jax.hub.tensor_file import Entry, read_header
@@ -22,11 +24,14 @@ from deepseek_jax.hub.tensor_file import Entry, read_header
 logger = logging.getLogger(__name__)
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _CONFIG = "config.json"
-# What is read beside the tensors, and what an export writes.
+# What is read beside the tensors, of which an export writes some.
 TEXTS = re.compile(
   r"(config|generation_config|.*token.*|vocab|special_tokens_map|chat_template)\.(json|jinja|model)"
   r"|merges\.txt|model\.safetensors\.index\.json"
 )
+_WEIGHTS = re.compile(r"model.*\.safetensors")
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
+_ADAPTER = "adapter_config.json"  # of PEFT
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _FUSED = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 _PICKLES = re.compile(r".*\.(bin|pt|pth|ckpt|pkl)(\.index\.json)?")
@@ -46,7 +51,18 @@ def is_pretrained(directory: str | os.PathLike[str]) -> bool:
   folder = pathlib.Path(directory)
   if any((folder / name).is_file() for name in (SINGLE, INDEX)):
     return True
-  return (folder / _CONFIG).is_file() and bool(_pickles(folder))
+  if (folder / "checkpoints").exists():  # of a job
+    return False
+  parts = (folder / _ADAPTER).is_file() or bool(_shards(folder))
+  return parts or ((folder / _CONFIG).is_file() and bool(_pickles(folder)))
+
+
+def is_export(path: pathlib.Path) -> bool:
+  """Whether an export may have written this file or folder, by its name."""
+  if path.is_dir():
+    return path.name == MORE_TEMPLATES
+  texts = (TEXTS, TRAVELS, _WEIGHTS)
+  return path.name == checksums.FILE or any(t.fullmatch(path.name) for t in texts)
 
 
 def read_directory(folder: pathlib.Path, hashed: bool) -> Directory:
@@ -57,35 +73,55 @@ def read_directory(folder: pathlib.Path, hashed: bool) -> Directory:
   Raises:
     ConfigError: a file is missing, damaged, elsewhere, or not what SHA256SUMS says.
   """
+  _heed_adapter(folder)
   texts = [path.name for path in folder.glob("*") if TEXTS.fullmatch(path.name)]
   require(_CONFIG in texts, f"{folder / _CONFIG} does not exist; give a Hugging Face directory.")
   _require_inside(folder, texts)
   checksums.verify(folder, texts)
-  fields = read_object(folder / _CONFIG)
-  quantization_json.check(fields)
-  config = _architecture(folder, fields)
+  config = _architecture(folder, read_object(folder / _CONFIG))
   index = _read_index(folder)
   files = [SINGLE] if index is None else sorted(set(index.values()))
   _require_inside(folder, files)
   if hashed:
     checksums.verify(folder, {*files, *checksums.listed(folder)} - set(texts))
   entries = _unfused(_entries(folder, files, index))
-  _require_plausible(config, entries)
+  with _naming(folder):
+    _require_plausible(config, entries)
   config = _present_mtp(config, entries)
   return Directory(folder, config, _without_surplus_mtp(folder, config, entries))
 
 
 def _architecture(folder: pathlib.Path, fields: Mapping[str, Any]) -> ModelConfig:
   """The architecture that config.json describes; what it cannot be is said of that file."""
-  try:
+  with _naming(folder):
+    quantization_json.check(fields)
     config = config_json.from_json(fields)
-  except ConfigError as error:
-    if _CONFIG in str(error):
-      raise
-    raise ConfigError(f"{folder / _CONFIG} describes no model: {error}") from error
   for name in rope_json.left_out(fields):
     _tell_left_out(folder / _CONFIG, name)
   return config
+
+
+@contextlib.contextmanager
+def _naming(folder: pathlib.Path) -> Iterator[None]:
+  """Has refusals of a configuration say which file it is of."""
+  try:
+    yield
+  except ConfigError as error:
+    path, told = str(folder / _CONFIG), str(error)
+    named = told.replace(_CONFIG, path, 1)
+    raise ConfigError(named if _CONFIG in told else f"{path} describes no model: {told}") from error
+
+
+def _heed_adapter(folder: pathlib.Path) -> None:
+  """Refuses a PEFT adapter, which is no model; warns of one beside a model, for it is not read."""
+  if not (folder / _ADAPTER).is_file():
+    return
+  base = read_object(folder / _ADAPTER).get("base_model_name_or_path")
+  base = base if isinstance(base, str) and base else "unknown"
+  whole = _shards(folder) or any((folder / name).is_file() for name in (SINGLE, INDEX))
+  merge = "merge it into the model with peft's merge_and_unload"
+  require(bool(whole), f"{folder} is a PEFT adapter of {base!r:.200}, not a model; {merge} first.")
+  checksums.tell_once(f"{folder / _ADAPTER}: the adapter beside the model is left out; {merge}.")
 
 
 @functools.cache
@@ -97,6 +133,11 @@ def _tell_left_out(file: pathlib.Path, name: str) -> None:
 def _pickles(folder: pathlib.Path) -> list[str]:
   """Weights in a format that runs code when read."""
   return sorted(p.name for p in folder.glob("*") if _PICKLES.fullmatch(p.name))
+
+
+def _shards(folder: pathlib.Path) -> list[str]:
+  """Files that are each a part of a model."""
+  return sorted(p.name for p in folder.glob("*.safetensors") if _SHARD.fullmatch(p.name))
 
 
 def _require_inside(folder: pathlib.Path, names: Iterable[str]) -> None:
@@ -121,6 +162,9 @@ def _read_index(folder: pathlib.Path) -> dict[str, str] | None:
   pickles = _pickles(folder)
   if not single and not indexed and pickles:
     raise ConfigError(f"{folder / pickles[0]} is a pickle, which is never read; give safetensors.")
+  for part in _shards(folder)[:1]:
+    told = f"{folder} holds {part} but no {INDEX}, which says what lies where; fetch that too."
+    require(single or indexed, told)
   require(single or indexed, f"{folder} holds neither {SINGLE} nor {INDEX}.")
   require(not (single and indexed), f"{folder} holds both {SINGLE} and {INDEX}; remove one.")
   if not indexed:

@@ -124,6 +124,8 @@ def _architecture(header: Header) -> ModelConfig:
       init_std=0.02,  # which the file does not know; config.json's default
     )
   except ConfigError as error:
+    if str(header.path) in str(error):
+      raise
     raise ConfigError(f"{header.path} describes no model: {error}") from error
 
 

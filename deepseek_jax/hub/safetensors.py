@@ -20,10 +20,12 @@ from jax.sharding import Mesh
 from deepseek_jax.config import ConfigError, MLAConfig, ModelConfig, require
 from deepseek_jax.data.hf_tokenizer import HFTokenizer
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
+from deepseek_jax.data.tokenizer_files import older_form
 from deepseek_jax.hub import checksums, config_json, names, quantization_json
 from deepseek_jax.hub.blocks import Shapes, leaf_scale_shapes, scale_parts
+from deepseek_jax.hub.checksums import tell_once
 from deepseek_jax.hub.contents import Stored, leaf_dtypes, match, require_copies
-from deepseek_jax.hub.directory import INDEX, SINGLE, TEXTS, is_pretrained, read_directory
+from deepseek_jax.hub.directory import INDEX, SINGLE, is_export, is_pretrained, read_directory
 from deepseek_jax.hub.export import FORMATS, Output, outputs, shards
 from deepseek_jax.hub.placement import Leaf, leaf_on_mesh
 from deepseek_jax.hub.tensor_file import in_file_order, write_file
@@ -67,7 +69,7 @@ def load_pretrained(
   found = read_directory(pathlib.Path(directory), hashed=True)
   abstract = names.flatten(_abstract(found.config))
   shapes = {path: leaf.shape for path, leaf in abstract.items()}
-  stored = match(found.config, found.entries, shapes)
+  stored = match(found.config, found.entries, shapes, found.folder)
   dtypes = leaf_dtypes(stored, widen=dtype == "float32")
   require_copies(stored)
   tokenizer = _load_tokenizer(found.folder)
@@ -90,8 +92,12 @@ def _abstract(config: ModelConfig) -> Weights:
 
 
 def _load_tokenizer(folder: pathlib.Path) -> Tokenizer | None:
-  """The directory's tokenizer, or None."""
-  return load_tokenizer(folder) if (folder / "tokenizer.json").is_file() else None
+  """The directory's tokenizer, or None, of which the user is told if it is there unread."""
+  if (folder / "tokenizer.json").is_file():
+    return load_tokenizer(folder)
+  if told := older_form(folder):
+    tell_once(told)
+  return None
 
 
 def _fill(
@@ -202,10 +208,7 @@ def _require_replaceable(final: pathlib.Path) -> None:
   """Refuses a destination that holds anything but an earlier export."""
   require(not final.exists() or final.is_dir(), f"{final} is a file; choose another directory.")
   if final.is_dir():
-    ours = {checksums.FILE, *(p.name for p in final.glob("model*.safetensors"))}
-    foreign = sorted(
-      p.name for p in final.iterdir() if p.name not in ours and not TEXTS.fullmatch(p.name)
-    )
+    foreign = sorted(p.name for p in final.iterdir() if not is_export(p))
     require(not foreign, f"{final} holds {foreign[:1]}, no export; choose another directory.")
 
 

@@ -5,10 +5,12 @@ import pathlib
 from typing import Any
 
 from deepseek_jax.config import ConfigError, require
+from deepseek_jax.data.tokenizer_files import refuse_pointer
 
 
 def read_object(path: pathlib.Path) -> dict[str, Any]:
   """The object in a JSON file; ConfigError if it is missing, damaged or ambiguous."""
+  refuse_pointer(path)
   try:
     return parse_object(path.read_bytes(), str(path))
   except FileNotFoundError as error:

@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from deepseek_jax.config import ConfigError, require
+from deepseek_jax.data.tokenizer_files import refuse_pointer
 from deepseek_jax.hub.strict_json import parse_object
 
 DTYPES = {
@@ -94,6 +95,7 @@ def all_finite(array: np.ndarray) -> bool:
 
 def read_header(path: pathlib.Path) -> dict[str, Entry]:
   """The tensors of a file by name; ConfigError unless they fill the file exactly, one by one."""
+  refuse_pointer(path)
   try:
     size = path.stat().st_size
     with open(path, "rb") as file:

@@ -9,7 +9,7 @@ import pytest
 
 from deepseek_jax.config import ConfigError
 from deepseek_jax.data.asking import ask, learn, own_form, sampling, sampling_defaults, spoken
-from deepseek_jax.data.conversation import stop_ids, text_prompt
+from deepseek_jax.data.conversation import chat_prompt, stop_ids, text_prompt
 from deepseek_jax.data.document import Document, make_sample
 from deepseek_jax.data.special_tokens import BOS
 from deepseek_jax.data.tokenizer import load_tokenizer, same_tokens
@@ -46,10 +46,14 @@ def folder(request, tmp_path_factory):
   end = {"eos_token": "<|eot_id|>"} if request.param == "llama3" else {}
   write_tokenizer(folder, TEMPLATES[request.param], add_bos_token=False, **end)
   if chatml:
-    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    tokenizer.save(str(folder / "tokenizer.json"))
+    add_chatml(folder)
   return folder
+
+
+def add_chatml(folder):
+  tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+  tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+  tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def theirs(folder, messages, **options):
@@ -82,6 +86,114 @@ def test_an_answer_is_learnt_as_transformers_writes_it_but_with_its_thought(fold
     assert tokens == theirs(folder, turns)
   assert tokenizer.decode(tokens[length:]).strip().endswith("4")
   assert len(set(tokens[length:]) & set(tokenizer.stop_ids)) == 1
+
+
+# Of published templates: one that trims, Qwen3's own, and one that opens every answer's thought.
+TRIM = CHATML.replace("m.content", "(m.content | trim)")
+OWN_QWEN3 = (
+  "{% for m in messages %}{% set c = m.content.split('</think>') %}"
+  "{% set t = c[0].replace('<think>', '') | trim if c | length > 1 else '' %}"
+  "{{ '<|im_start|>' ~ m.role ~ '\n' }}"
+  "{% if m.role == 'assistant' %}{{ '<think>\n' ~ t ~ '\n</think>\n\n' }}{% endif %}"
+  "{{ c[-1].lstrip('\n') ~ '<|im_end|>\n' }}"
+  "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+THINKER = OWN_QWEN3.replace("assistant\n' }}{% endif %}", "assistant\n<think>\n' }}{% endif %}")
+
+
+@pytest.mark.parametrize("template", [TRIM, OWN_QWEN3, THINKER], ids=["trim", "qwen3", "thinker"])
+def test_what_the_template_adds_and_takes_away_is_learnt(template, tmp_path):
+  write_tokenizer(tmp_path, template, add_bos_token=False)
+  add_chatml(tmp_path)
+  tokenizer = load_tokenizer(tmp_path)
+  for answer in ("the 4", "a\nb\n", ANSWER, "<think>a</think>4", ""):
+    turns = [{"role": "user", "content": " 2?"}, {"role": "assistant", "content": answer}]
+    tokens, length = learn(tokenizer, " 2?", answer, "turns")
+    assert tokens == theirs(tmp_path, turns)
+    assert tokens[:length] == ask(tokenizer, " 2?", "turns").tokens
+
+
+LLAMA2 = (
+  "{% for m in messages %}{% if m.role == 'user' %}"
+  "{{ bos_token ~ '[INST] ' ~ m.content ~ ' [/INST]' }}{% else %}"
+  "{{ ' ' ~ m.content ~ ' ' ~ eos_token }}{% endif %}{% endfor %}"
+)
+ZEPHYR = (
+  "{% for m in messages %}{{ '<|' ~ m.role ~ '|>\n' ~ m.content ~ eos_token ~ '\n' }}{% endfor %}"
+  "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+PHI3 = (  # whose role is a token that takes the blanks behind it along
+  "{% for m in messages %}{{ '<|' ~ m.role ~ '|>\n' ~ m.content ~ '<|end|>\n' }}{% endfor %}"
+  "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+SENTENCEPIECE = {"prepend": None, "first": "first", "always": "always"}
+
+
+def write_sentencepiece(folder, scheme, template):
+  """As SentencePiece's tokenizers are converted: a blank before a text, by one of two means."""
+  letters = [*"abcdefghijklmnopqrstuvwxyz<>/|[]INST?0123456789.,!▁"]
+  tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
+  tokens += [*letters, "▁a", "is", "▁th", "th"]
+  merges = [("▁", "a"), ("i", "s"), ("t", "h"), ("▁", "th")]
+  model = tokenizers.models.BPE(
+    {t: i for i, t in enumerate(tokens)}, merges, unk_token="<unk>", byte_fallback=True
+  )
+  tokenizer = tokenizers.Tokenizer(model)
+  if scheme is None:
+    steps = [tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁")]
+    tokenizer.normalizer = tokenizers.normalizers.Sequence(steps)
+  else:
+    metaspace = tokenizers.pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    tokenizer.pre_tokenizer = metaspace
+  replace, strip = tokenizers.decoders.Replace("▁", " "), tokenizers.decoders.Strip(" ", 1, 0)
+  steps = [replace, tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse(), strip]
+  tokenizer.decoder = tokenizers.decoders.Sequence(steps)
+  special = [tokenizers.AddedToken(t, normalized=False) for t in ("<unk>", "<s>", "</s>")]
+  if template == PHI3:
+    names = ("<|user|>", "<|assistant|>", "<|end|>")
+    special += [tokenizers.AddedToken(t, rstrip=True, normalized=False) for t in names]
+  tokenizer.add_special_tokens(special)
+  tokenizer.save(str(folder / "tokenizer.json"))
+  fields = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "unk_token": "<unk>"}
+  ends = {"eos_token": "<|end|>" if template == PHI3 else "</s>"}
+  write_json(folder / "tokenizer_config.json", fields | ends | {"chat_template": template})
+
+
+@pytest.mark.parametrize("scheme", SENTENCEPIECE.values(), ids=SENTENCEPIECE)
+@pytest.mark.parametrize("template", [LLAMA2, ZEPHYR, PHI3], ids=["llama2", "zephyr", "phi3"])
+def test_sentencepiece_puts_no_blank_inside_a_conversation(template, scheme, tmp_path):
+  write_sentencepiece(tmp_path, scheme, template)
+  tokenizer = load_tokenizer(tmp_path)
+  for answer in ("this", "a\nb ", " a", ""):
+    turns = [{"role": "user", "content": "is a?"}, {"role": "assistant", "content": answer}]
+    tokens, length = learn(tokenizer, "is a?", answer, "turns")
+    assert tokens == theirs(tmp_path, turns)
+    asked = ask(tokenizer, "is a?", "turns").tokens
+    assert tokens[:length] == asked == theirs(tmp_path, turns[:1], add_generation_prompt=True)
+
+
+@pytest.mark.parametrize("scheme", SENTENCEPIECE.values(), ids=SENTENCEPIECE)
+def test_sentencepiece_reads_a_spelled_token_as_it_is_written(scheme, tmp_path):
+  write_sentencepiece(tmp_path, scheme, ZEPHYR)
+  tokenizer = load_tokenizer(tmp_path)
+  turn = {"role": "user", "content": "a </s> b</s>"}
+  tokens = chat_prompt(tokenizer, [turn]).tokens
+  assert tokens.count(2) == 1 and "a </s> b</s>" in tokenizer.decode(tokens)
+  learnt, length = learn(tokenizer, turn["content"], "this", "turns")
+  assert learnt[:length] == tokens and learnt[length : length + 2] == tokenizer.encode_on("this")
+
+
+@pytest.mark.parametrize("scheme", SENTENCEPIECE.values(), ids=SENTENCEPIECE)
+def test_an_answer_to_a_plain_text_has_no_blank_of_its_own(scheme, tmp_path):
+  write_sentencepiece(tmp_path, scheme, None)
+  tokenizer = load_tokenizer(tmp_path)
+  for question, answer in (("is a?", " this"), ("is a", "this"), ("", "this")):
+    tokens, length = learn(tokenizer, question, answer, "plain")
+    assert tokens == [*tokenizer.encode(question + answer), tokenizer.eos_id]
+    assert tokens[:length] == tokenizer.encode(question)
+  always = scheme != "first"
+  behind = tokenizer.encode_on("this", tokenizer.encode("a</s>"))
+  assert behind == (tokenizer.encode("this") if always else tokenizer.encode_on("this"))
 
 
 def test_the_turns_own_end_token_ends_an_answer_whoever_names_it(folder):

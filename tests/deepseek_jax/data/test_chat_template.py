@@ -100,6 +100,12 @@ def test_a_template_is_read_from_its_own_file_first(tmp_path):
   assert read_template(config, tmp_path).render(HELLO) == "<s> from file"
 
 
+@pytest.mark.parametrize("source", ["", "{# nothing #}", "{% if false %}x{% endif %}"])
+def test_a_template_that_says_nothing_is_named(source):
+  with pytest.raises(ConfigError, match="^x/chat_template.jinja makes no text"):
+    render(source)
+
+
 def test_of_named_templates_the_default_is_taken(tmp_path):
   named = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]
   assert read_template({"chat_template": named}, tmp_path).render(HELLO) == "d"

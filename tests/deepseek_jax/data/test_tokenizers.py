@@ -150,6 +150,44 @@ def test_hugging_face_files_bring_their_special_tokens(tmp_path):
   assert load_tokenizer(tmp_path / "copy").encode("hello") == [2]
 
 
+@pytest.mark.parametrize("single", ["<bos> <end> $A", "<end> $A <bos>", "$A <end>", "$A"])
+@pytest.mark.parametrize("config", [{}, {"bos_token": "<bos>"}, {"add_bos_token": False}])
+def test_a_text_begins_as_tokenizer_json_says(single, config, tmp_path):
+  transformers = pytest.importorskip("transformers")
+  path = hf_directory(tmp_path, eos_token="<end>", **config)
+  put_around(path, single)
+  theirs = transformers.PreTrainedTokenizerFast.from_pretrained(path)("hello").input_ids
+  tokenizer = load_tokenizer(path)
+  begin = theirs[: theirs.index(2)]
+  assert text_prompt(tokenizer, "hello").tokens == [*begin, 2] and list(tokenizer.begin) == begin
+  learnt = [*begin, 2, tokenizer.eos_id]
+  assert make_sample(tokenizer, Document("hello")).tokens == learnt
+  if begin == [0, 1]:
+    assert make_sample(tokenizer, Document("<bos> <end> hello")).tokens == learnt
+    assert text_prompt(tokenizer, "<bos> <end> hello").tokens == learnt[:-1]
+
+
+@pytest.mark.parametrize(
+  "single, adds, begin",
+  [("$A", True, [0]), ("<bos> <end> $A", True, [0, 1]), ("<bos> <end> $A", False, [1]),
+   ("<bos> $A", False, [])],
+)  # fmt: skip
+def test_whether_a_text_begins_with_bos_is_the_configurations_word(single, adds, begin, tmp_path):
+  path = hf_directory(tmp_path, eos_token="<end>", bos_token="<bos>", add_bos_token=adds)
+  put_around(path, single)
+  assert text_prompt(load_tokenizer(path), "hello").tokens == [*begin, 2]
+
+
+def put_around(path, single):
+  """Has tokenizer.json put special tokens around a text."""
+  tokenizers = pytest.importorskip("tokenizers")
+  inner = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+  inner.post_processor = tokenizers.processors.TemplateProcessing(
+    single=single, special_tokens=[("<bos>", 0), ("<end>", 1)]
+  )
+  inner.save(str(path / "tokenizer.json"))
+
+
 def test_bad_tokenizers_are_named(tmp_path, monkeypatch):
   with pytest.raises(ConfigError, match="nowhere"):
     load_tokenizer(tmp_path / "nowhere")

@@ -212,6 +212,7 @@ def test_what_cannot_be_read_is_refused_by_name(case, tmp_path):
   with pytest.raises(ConfigError, match=named) as caught:
     load_gguf(tmp_path / "m.gguf")
   assert str(caught.value).count("\n") == 0
+  assert str(caught.value).count("m.gguf") == 1
 
 
 def test_a_name_without_a_model_is_refused(tmp_path):

@@ -1,8 +1,11 @@
 """Writing a directory and reading it back is exact; damaged ones are refused by name."""
 
+import contextlib
 import dataclasses
 import functools
 import json
+import logging
+import re
 
 import jax
 import ml_dtypes
@@ -15,6 +18,7 @@ from deepseek_jax.config import ConfigError
 from deepseek_jax.data.tokenizer import load_tokenizer
 from deepseek_jax.hub import safetensors as hub
 from deepseek_jax.presets import preset
+from tests.talker import write_tokenizer
 
 V3 = dataclasses.replace(preset("v3_mini"), mtp_depth=2, layers=3)
 V2 = dataclasses.replace(
@@ -122,6 +126,130 @@ def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path):
   with pytest.raises(ConfigError, match="notes.txt"):
     hub.save_pretrained(out, QWEN, random_weights(QWEN))
   assert (out / "notes.txt").exists() and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+COMING = ("tokenizer.model", "added_tokens.json", "vocab.json", "merges.txt", "LICENSE",
+          "LICENSE-CODE", "NOTICE.txt", "chat_template.jinja")  # fmt: skip
+
+
+def test_what_came_beside_the_tokenizer_goes_out_again(tmp_path):
+  pytest.importorskip("tokenizers")
+  source, out = tmp_path / "in", tmp_path / "out"
+  hub.save_pretrained(source, LLAMA, random_weights(LLAMA))
+  write_tokenizer(source)
+  (source / "SHA256SUMS").unlink()
+  for name in COMING:
+    (source / name).write_text(f"{{}} of {name}" if name.endswith("jinja") else "{}")
+  (source / "additional_chat_templates").mkdir()
+  (source / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+  (source / "modeling_llama.py").write_text("never run, never carried")
+  (tmp_path / "secret").write_text("of someone else")
+  (source / "LICENSE-LINK").symlink_to(tmp_path / "secret")
+  tokenizer = load_tokenizer(source)
+  for _ in range(2):  # the second export replaces the first
+    hub.save_pretrained(out, LLAMA, random_weights(LLAMA), tokenizer)
+  for name in (*COMING, "additional_chat_templates/tool_use.jinja", "tokenizer.json"):
+    assert (out / name).read_bytes() == (source / name).read_bytes()
+  assert not (out / "modeling_llama.py").exists() and not (out / "LICENSE-LINK").exists()
+  hub.load_pretrained(out)[2].save(tmp_path / "again")
+  names = {p.name for p in (tmp_path / "again").iterdir()}
+  assert names >= {*COMING, "additional_chat_templates"}
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "vocab.json"])
+def test_a_tokenizer_in_an_older_form_is_named(name, tmp_path, caplog):
+  hub.save_pretrained(tmp_path / "out", LLAMA, random_weights(LLAMA))
+  (tmp_path / "out" / "SHA256SUMS").unlink()
+  (tmp_path / "out" / name).write_text("{}")
+  with told(caplog) as said:
+    assert hub.load_pretrained(tmp_path / "out")[2] is None
+  assert f"out/{name} is a tokenizer in an older form" in said() and "save_pretrained" in said()
+  with pytest.raises(ConfigError, match=f"{name} is a tokenizer in an older form"):
+    load_tokenizer(tmp_path / "out")
+
+
+def test_a_directory_that_lacks_a_part_says_which(tmp_path, caplog):
+  out = tmp_path / "out"
+  hub.save_pretrained(out, LLAMA, random_weights(LLAMA), shard_bytes=100_000)
+  index = (out / "model.safetensors.index.json").read_bytes()
+  (out / "SHA256SUMS").unlink()
+  (out / "model.safetensors.index.json").unlink()
+  assert hub.is_pretrained(out)
+  with pytest.raises(ConfigError, match="holds model-00001-of-0.* but no model.safetensors.index"):
+    hub.load_pretrained(out)
+  (out / "model.safetensors.index.json").write_bytes(index)
+  adapter = json.dumps({"base_model_name_or_path": "meta/llama", "peft_type": "LORA"})
+  (out / "adapter_config.json").write_text(adapter)
+  with told(caplog) as said:
+    hub.load_pretrained(out)
+  assert "adapter_config.json: the adapter beside the model is left out" in said()
+  lora = tmp_path / "lora"
+  lora.mkdir()
+  (lora / "adapter_config.json").write_text(adapter)
+  (lora / "adapter_model.safetensors").write_bytes(b"")
+  assert hub.is_pretrained(lora)
+  with pytest.raises(ConfigError, match="lora is a PEFT adapter of 'meta/llama', .*_and_unload"):
+    hub.load_pretrained(lora)
+  (lora / "checkpoints").mkdir()
+  assert not hub.is_pretrained(lora)
+
+
+@contextlib.contextmanager
+def told(caplog):
+  """What is logged under hub's name, which does not propagate."""
+  logger = logging.getLogger("deepseek_jax.hub")
+  logger.addHandler(caplog.handler)
+  try:
+    yield lambda: caplog.text
+  finally:
+    logger.removeHandler(caplog.handler)
+
+
+@pytest.mark.parametrize("prefix", ["base_model.model.", "language_model.", "module."])
+def test_a_prefix_of_the_tensors_names_is_told(prefix, tmp_path):
+  hub.save_pretrained(tmp_path / "out", LLAMA, random_weights(LLAMA))
+  (tmp_path / "out" / "SHA256SUMS").unlink()
+  file = tmp_path / "out" / "model.safetensors"
+  save_file({prefix + name: x for name, x in load_file(file).items()}, file)
+  there = f"out has no tensor 'model.embed_tokens.weight' but '{prefix}model.embed_tokens.weight'"
+  with pytest.raises(ConfigError, match=re.escape(there)):
+    hub.load_pretrained(tmp_path / "out")
+  save_file({name.replace("embed_tokens", "wte"): x for name, x in load_file(file).items()}, file)
+  with pytest.raises(
+    ConfigError, match="out has no tensor 'model.embed_tokens.weight'; .* nearest"
+  ):
+    hub.load_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_git_lfs_pointer_is_called_one(name, tmp_path):
+  hub.save_pretrained(tmp_path / "out", LLAMA, random_weights(LLAMA))
+  write_tokenizer(tmp_path / "out")
+  (tmp_path / "out" / "SHA256SUMS").unlink()
+  pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
+  (tmp_path / "out" / name).write_text(pointer)
+  with pytest.raises(ConfigError, match=f"out/{name} is a git-lfs pointer.* git lfs pull"):
+    hub.load_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+  "change, told",
+  [
+    ({"model_type": None}, "config.json has no model_type; supported are"),
+    ({"model_type": "mamba"}, "config.json has model_type 'mamba'"),
+    ({"mlp_bias": True}, "config.json has mlp_bias"),
+    ({"num_hidden_layers": 10**6}, "config.json has num_hidden_layers"),
+    ({"quantization_config": {"quant_method": "awq"}}, "config.json has quantization_config"),
+  ],
+)
+def test_a_refused_config_is_named_with_its_folder(change, told, tmp_path):
+  hub.save_pretrained(tmp_path / "out", LLAMA, random_weights(LLAMA))
+  (tmp_path / "out" / "SHA256SUMS").unlink()
+  path = tmp_path / "out" / "config.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | change))
+  with pytest.raises(ConfigError, match=re.escape(f"{tmp_path}/out/{told}")) as caught:
+    hub.load_pretrained(tmp_path / "out")
+  assert str(caught.value).count(str(tmp_path)) == 1
 
 
 def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):

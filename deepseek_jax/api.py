@@ -220,7 +220,8 @@ class Model:
   ) -> None:
     """Writes a Hugging Face directory in float32, bfloat16 or fp8; see `save_pretrained`."""
     folder = local_path(directory)
-    save_pretrained(folder, self.config, self.weights, self.tokenizer, dtype, shard_bytes)
+    size = number("shard_bytes", shard_bytes)
+    save_pretrained(folder, self.config, self.weights, self.tokenizer, dtype, size)
 
   def _engine(self, slots: int, steps: int) -> SlotEngine:
     """The engine of the last call if it fits, for it holds the weights prepared."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from deepseek_jax import compilation
 from deepseek_jax.config import ConfigError
@@ -47,16 +47,14 @@ def training_config() -> tuple[dict, str]:
     if not values[name].value:
       raise ConfigError(f"--{name} is missing; give --config=configs/NAME.py --workdir=DIR.")
   try:
-    if not isinstance(values.config, ConfigDict):
-      raise ConfigError(
-        "--config has a get_config() that returns no ConfigDict; have it return one."
-      )
     config = values.config.to_dict()
   except OSError as error:  # the file is missing; ml_collections says so only here
     path = config_flags.get_config_filename(values["config"])
     raise ConfigError(
       f"--config {path} cannot be read; name a file like configs/NAME.py."
     ) from error
+  except AttributeError as error:
+    raise ConfigError("--config has a get_config() that returns no ConfigDict.") from error
   if values.profile_steps:
     config.setdefault("train", {})["profile_steps"] = values.profile_steps
   return config, values.workdir

@@ -96,6 +96,8 @@ def test_a_job_and_its_export_are_the_same_model(job, model, tmp_path):
   assert_same(exported.weights, model.weights)
   assert exported.tokenizer.encode("ab") == model.tokenizer.encode("ab") == BYTES.encode("ab")
   assert exported.params["embed_VD"].shape == (272, 96)
+  with pytest.raises(ConfigError, match="shard_bytes is '5GB'; give a number"):
+    model.save(tmp_path / "other", shard_bytes="5GB")
 
 
 def test_stages_of_a_recipe(recipe):

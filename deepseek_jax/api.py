@@ -39,7 +39,7 @@ from deepseek_jax.recipe.job import r1_config
 from deepseek_jax.recipe.job import run_r1 as _run_r1
 from deepseek_jax.recipe.view import Picture, RunView, read_run
 from deepseek_jax.train.checkpoint import load_weights
-from deepseek_jax.train.start import load_stored
+from deepseek_jax.train.start import load_stored, require_fit
 from deepseek_jax.train.workdir import read_config
 from deepseek_jax.types import Params, Weights
 
@@ -111,7 +111,7 @@ class Model:
     """
     if isinstance(prompts, str):
       return self.generate([prompts], max_new, temperature, top_p, seed, top_k, stop)[0]
-    params = self._params(max_new, temperature, top_p, top_k)
+    params = self.sampling(max_new, temperature, top_p, top_k)
     given = texts_or_tokens(prompts)
     tokens = [self._encode(p) if isinstance(p, str) else p for p in given]
     places = np.arange(len(given))
@@ -144,7 +144,7 @@ class Model:
     """The reply to a text as it is, or to a conversation, piece by piece; see `chat`."""
     require(self.tokenizer is not None, "the model has no tokenizer to read and write text with.")
     assert self.tokenizer is not None
-    params = self._params(max_new, temperature, top_p, top_k)
+    params = self.sampling(max_new, temperature, top_p, top_k)
     keys_B = sample_keys(whole("seed", seed), 0, np.zeros(1, int), np.zeros(1, int))
     require(
       think in (None, True, False),
@@ -230,7 +230,7 @@ class Model:
       self._engines[:] = [engine]
     return self._engines[-1]
 
-  def _params(
+  def sampling(
     self, max_new: int, temperature: float | None, top_p: float | None, top_k: int | None
   ) -> SamplingParams:
     """How to sample, checked; None is greedy, and the whole distribution."""
@@ -279,8 +279,9 @@ def load(
   values = read_config(folder)
   node = _finished_stage(folder, stage)
   config = from_dict(ModelConfig, values[node.model], f"{folder}: {node.model}")
-  weights = jax.device_put(load_weights(folder / "checkpoints" / node.stage))
-  return Model(config, weights, load_tokenizer(values["tokenizer"]), compute)
+  weights = load_weights(folder / "checkpoints" / node.stage)
+  require_fit(config, weights, folder)
+  return Model(config, jax.device_put(weights), load_tokenizer(values["tokenizer"]), compute)
 
 
 def _whole(message: Any) -> Any:

@@ -42,6 +42,7 @@ def main() -> None:
 def talk(model: api.Model, terminal: Terminal, conversation: Conversation) -> None:
   """Answers every line until the last."""
   how = sampling(model.tokenizer, **{name: FLAGS[name].value for name in _HOW})
+  model.sampling(*(how[name] for name in _HOW[:4]))  # what is wrong with it is said at once
   for turn, line in enumerate(_lines()):
     if line == "/quit":
       return

@@ -205,11 +205,16 @@ def _generation_fields(tokenizer: Tokenizer | None) -> dict[str, Any]:
 
 
 def _require_replaceable(final: pathlib.Path) -> None:
-  """Refuses a destination that holds anything but an earlier export."""
+  """Refuses a destination that holds anything but an earlier export, which has checksums."""
   require(not final.exists() or final.is_dir(), f"{final} is a file; choose another directory.")
   if final.is_dir():
     foreign = sorted(p.name for p in final.iterdir() if not is_export(p))
     require(not foreign, f"{final} holds {foreign[:1]}, no export; choose another directory.")
+    require(
+      not any(final.iterdir()) or (final / checksums.FILE).is_file(),
+      f"{final} holds a model that was not exported here (it has no {checksums.FILE}), which would "
+      "be lost; choose another directory.",
+    )
 
 
 def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:

@@ -177,7 +177,18 @@ def load_stored(
   config = read_architecture(path)
   folder = path / "tokenizer"
   tokenizer = load_tokenizer(folder) if folder.is_dir() else None
-  return config, load_weights(path / "checkpoints"), tokenizer
+  weights = load_weights(path / "checkpoints")
+  require_fit(config, weights, path)
+  return config, weights, tokenizer
+
+
+def require_fit(config: ModelConfig, weights: Weights, path: Path) -> None:
+  """ConfigError where a workdir's weights are not those of its config.json."""
+  require(
+    _shapes(config) == jax.tree.map(lambda x: x.shape, weights),
+    f"{path}: the checkpoint holds other weights than the model in config.json has; put back the "
+    "config.json that they were trained with.",
+  )
 
 
 def begin_training(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -98,6 +99,24 @@ def test_a_job_and_its_export_are_the_same_model(job, model, tmp_path):
   assert exported.params["embed_VD"].shape == (272, 96)
   with pytest.raises(ConfigError, match="shard_bytes is '5GB'; give a number"):
     model.save(tmp_path / "other", shard_bytes="5GB")
+
+
+def test_a_config_that_is_not_the_checkpoints_is_refused(job, tmp_path):
+  folder = shutil.copytree(job, tmp_path / "edited")
+  config = json.loads((folder / "config.json").read_text())
+  for change in ({"layers": CONFIG.layers + 1}, {"heads": 2 * CONFIG.heads}, {"mtp_depth": 1}):
+    (folder / "config.json").write_text(json.dumps(config | {"model": config["model"] | change}))
+    with pytest.raises(ConfigError, match="holds other weights than the model in config.json"):
+      ds.load(folder)
+
+
+def test_a_model_of_others_is_not_replaced_by_an_export(model, tmp_path):
+  model.save(tmp_path / "out")
+  (tmp_path / "out" / "SHA256SUMS").unlink()  # as of a model from elsewhere
+  kept = (tmp_path / "out" / "config.json").read_bytes()
+  with pytest.raises(ConfigError, match="holds a model that was not exported here"):
+    model.save(tmp_path / "out")
+  assert (tmp_path / "out" / "config.json").read_bytes() == kept
 
 
 def test_stages_of_a_recipe(recipe):

@@ -26,6 +26,7 @@ from deepseek_jax import api
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.data.asking import own_form
 from deepseek_jax.decode.engine import SlotEngine
+from deepseek_jax.evaluate import mathematics
 from deepseek_jax.evaluate.evaluation import Evaluation, Protocol, evaluate_each
 from deepseek_jax.evaluate.figures import table
 from deepseek_jax.evaluate.file_benchmark import JUDGES, FileBenchmark, load_file_benchmark
@@ -85,11 +86,23 @@ def _protocols(task: Task) -> list[Protocol]:
       temperature=temperature,
       top_p=FLAGS.top_p if temperature else 1.0,
       max_new=FLAGS.max_new,
-      judge=task.judge if isinstance(task, FileBenchmark) else "",
+      judge=_judge(task),
       seed=FLAGS.seed,
     )
     for temperature in temperatures
   ]
+
+
+def _judge(task: Task) -> str:
+  """What judges a benchmark from a file, as the protocol has it."""
+  if not isinstance(task, FileBenchmark):
+    for flag in ("judge", "split"):
+      require(
+        not FLAGS[flag].present,
+        f"--{flag} is for a benchmark from a file or dataset, and {FLAGS.benchmark} is a task.",
+      )
+    return ""
+  return f"math-verify {mathematics.installed()}" if task.judge == "math-verify" else task.judge
 
 
 def _write(out: Path, evaluations: Sequence[Evaluation], seconds: float) -> None:

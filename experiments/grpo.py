@@ -5,7 +5,7 @@
 The same command goes on from the workdir's newest checkpoint. --config.init=M is another workdir, a
 Hugging Face directory, a GGUF file or a model's name on the Hub; its tokenizer, its way of being
 asked and its end tokens come with it. --config.task=package.module:name takes problems and verifier
-of your own.
+of your own, which after isolated: judges in processes of its own, as reasoning_gym:DATASET does.
 """
 
 from deepseek_jax.rl.grpo_job import grpo_job, run_grpo

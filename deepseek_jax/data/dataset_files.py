@@ -179,7 +179,7 @@ def _declared(root: Path, configuration: str) -> dict[str, list[str]]:
   """The patterns of files of each split, as the README.md says; nothing where it says nothing."""
   card = root / "README.md"
   head = (
-    re.match(r"---\s*\n(.*?)\n---", card.read_text("utf-8", "replace"), re.S)
+    re.match(r"---\s*\n(.*?)\n---", card.read_text("utf-8-sig", "replace"), re.S)
     if (card.is_file())
     else None
   )

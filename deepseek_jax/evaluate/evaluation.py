@@ -45,7 +45,7 @@ class Protocol:
   top_p: float = 1.0
   max_new: int = 128
   template: str = "plain"  # a form of `asking.ask`
-  judge: str = ""  # of a benchmark from a file, its rules; elsewhere the task judges
+  judge: str = ""  # of a benchmark from a file, with its version; elsewhere the task judges
   split: Split = "heldout"
   problem_seed: int = 0
   seed: int = 0

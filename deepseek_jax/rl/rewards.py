@@ -5,10 +5,12 @@ well-formed guess far below a right answer.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from deepseek_jax.config import require
 from deepseek_jax.rl.completions import Completion
 
 # (rewards_BJ, iteration) -> rewards_BJ: what an experiment may do to rewards before they are used.
@@ -22,6 +24,11 @@ class RewardConfig:
   correct: float = 1.0
   format: float = 0.1
   language: float = 0.0
+
+  def __post_init__(self) -> None:
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      require(math.isfinite(value), f"reward.{field.name} is {value}; it must be a finite number.")
 
 
 def rewards(completions: Sequence[Completion], group: int, config: RewardConfig) -> np.ndarray:

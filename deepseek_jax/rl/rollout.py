@@ -1,6 +1,7 @@
 """From prompts to the batches of a few updates: sample, judge, compare within groups, pack."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -47,7 +48,8 @@ class RolloutConfig:
       require(value > 0, f"rollout.{name} is {value}; it must be positive.")
     require(self.group > 1, f"rollout.group is {self.group}; a group needs at least two samples.")
     require(
-      self.temperature > 0, f"rollout.temperature is {self.temperature}; it must be positive."
+      0 < self.temperature < math.inf,
+      f"rollout.temperature is {self.temperature}; it must be positive and finite.",
     )
     require(
       self.updates <= self.prompts,

@@ -26,7 +26,7 @@ from deepseek_jax.tasks.task import Task
 from deepseek_jax.train import grpo
 from deepseek_jax.train.loop import Feed, Position
 from deepseek_jax.train.policy import PolicyKnobs, RatioLevel
-from deepseek_jax.train.schedule import warmup_cosine
+from deepseek_jax.train.schedule import check_weight, warmup_cosine
 from deepseek_jax.train.state import Metrics, TrainState, init_state
 from deepseek_jax.types import Weights
 
@@ -59,9 +59,11 @@ class RLConfig:
     )
     require(self.kl in ("k1", "k2", "k3"), f"rl.kl is {self.kl!r}; use k1, k2 or k3.")
     require(self.epochs > 0, f"rl.epochs is {self.epochs}; it must be positive.")
-    for name in ("clip_low", "clip_high", "kl_weight", "reference_every", "peak", "warmup"):
+    for name in ("clip_low", "clip_high", "reference_every", "warmup"):
       value = getattr(self, name)
       require(value >= 0, f"rl.{name} is {value}; it must not be negative.")
+    for name in ("kl_weight", "peak", "final", "bias_speed", "mtp_weight", "balance_weight"):
+      check_weight(f"rl.{name}", getattr(self, name))
     require(
       self.kl_weight > 0 or self.reference_every == 0,
       "rl.reference_every resets a reference, but rl.kl_weight is 0 and keeps none; set one.",

@@ -49,6 +49,8 @@ def test_evaluates_a_file_and_leaves_all_that_a_run_leaves(model, tmp_path):
   assert {"pass@1", "pass@3", "truncated"} <= {f["metric"] for f in results["figures"]}
   completions = [json.loads(x) for x in (out / "completions.jsonl").read_text().splitlines()]
   assert len(completions) == 8 and completions[0]["prompt"] == PROMPT
+  assert json.loads((out / "config.json").read_text())["judge"].startswith("math-verify ")
+  assert {line["judge"] for line in completions} <= {"exact", "math-verify"}
   for figure in results["figures"]:
     assert figure["benchmark"].split("#")[1] in done.stdout
 
@@ -57,6 +59,11 @@ def test_evaluates_a_file_and_leaves_all_that_a_run_leaves(model, tmp_path):
   "flags, message",
   [
     (["--benchmark=mini", "--out=x"], "--model is missing"),
+    (
+      ["--model=absent", "--benchmark=mini", "--judge=exact", "--out=x"],
+      "--judge is for a benchmark from a file or dataset, and mini is a task",
+    ),
+    (["--model=absent", "--benchmark=mini", "--split=dev", "--out=x"], "--split is for"),
     (["--model=absent", "--benchmark=none.jsonl", "--out=x"], "none.jsonl does not exist"),
     *(
       (

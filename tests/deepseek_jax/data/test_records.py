@@ -59,7 +59,8 @@ def with_card(folder, configs):
   """The folder with three files and a README.md whose head has these configs."""
   for name in ("a", "b", "c"):
     write(folder / f"{name}.jsonl", name)
-  (folder / "README.md").write_text(f"---\nconfigs: {configs}\n---\n# A card\n")
+  card = f"\ufeff---\nconfigs: {configs}\n---\n# A card\n"  # some editors begin with such a mark
+  (folder / "README.md").write_text(card, encoding="utf-8")
   return folder
 
 

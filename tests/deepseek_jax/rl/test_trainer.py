@@ -217,6 +217,18 @@ def test_bad_rollouts_are_refused(fields, message):
     RolloutConfig(**fields)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
+@pytest.mark.parametrize("name", ["peak", "final", "kl_weight", "balance_weight"])
+def test_weights_that_are_no_finite_numbers_are_refused(name, value):
+  with pytest.raises(ConfigError, match=f"rl.{name} is {value}"):
+    RLConfig(**{name: value})
+  if value != -1:
+    with pytest.raises(ConfigError, match=f"reward.correct is {value}"):
+      RewardConfig(correct=value)
+    with pytest.raises(ConfigError, match=f"rollout.temperature is {value}"):
+      RolloutConfig(temperature=value)
+
+
 def test_a_reset_without_reference_is_refused():
   with pytest.raises(ConfigError, match="rl.reference_every resets a reference"):
     RLConfig(reference_every=3)

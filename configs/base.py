@@ -154,6 +154,7 @@ RL = {
     "updates": int,
     "rows": int,
     "width": int,
+    "share_prompts": bool,
     "template": str,
     "reward": {"correct": float, "format": float, "language": float},
     "advantage": {"scale": str, "truncated": str, "normalisation": str},

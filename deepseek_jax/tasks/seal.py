@@ -16,7 +16,8 @@ from typing import Any
 
 _HARMLESS = frozenset(
   (
-    *("exec", "import", "marshal.loads", "os.listdir", "os.scandir", "sys._getframe", "time.sleep"),
+    *("exec", "import", "marshal.loads", "os.listdir", "os.scandir", "time.sleep"),
+    *("sys._getframe", "sys._getframemodulename"),
     *("array.__new__", "builtins.id", "object.__getattr__", "object.__setattr__"),
     *("pickle.find_class", "cpython._PySys_ClearAuditHooks", "gc.get_objects", "gc.get_referrers"),
   )

@@ -100,7 +100,7 @@ def test_a_cards_files_without_splits_are_train(tmp_path, files):
       (f"[{{config_name: x, data_files: {files}}}]", "data_files")
       for files in (
         *("''", "'**x'", "'.'", "/", "5", "[5]", "[{split: a}]", "[{path: 5}]", "[{path: [5]}]"),
-        *("{train: 5}", "{train: {path: a.jsonl}}", "[{path: null}]", "x" * 5000),
+        *("{train: 5}", "{train: {path: a.jsonl}}", "[{path: null}]"),
       )
     ),
   ],
@@ -108,6 +108,12 @@ def test_a_cards_files_without_splits_are_train(tmp_path, files):
 def test_a_card_that_cannot_be_followed_is_named_with_its_field(tmp_path, configs, field):
   with pytest.raises(ConfigError, match=rf"README\.md has .*{field}"):
     texts(with_card(tmp_path, configs), "hf")
+
+
+def test_a_cards_name_that_is_too_long_is_one_sentence(tmp_path):
+  """Which Python 3.11 finds in matching, and later ones in finding nothing."""
+  with pytest.raises(ConfigError, match="README.md (has 'xxx.* in data_files|names no files of)"):
+    texts(with_card(tmp_path, f"[{{config_name: x, data_files: {'x' * 5000}}}]"), "hf")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

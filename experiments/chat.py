@@ -18,7 +18,7 @@ from absl import flags
 from deepseek_jax import api
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.data.asking import sampling
-from deepseek_jax.data.conversation import Conversation, has_turns
+from deepseek_jax.data.conversation import Conversation, chat_prompt, has_turns
 from experiments import program
 from experiments.terminal import Terminal
 
@@ -33,6 +33,9 @@ def main() -> None:
   model = api.load(FLAGS.model, FLAGS.stage)
   require(model.tokenizer is not None, f"{FLAGS.model} has no tokenizer to talk with.")
   assert model.tokenizer is not None
+  if FLAGS.system and has_turns(model.tokenizer):  # a template that refuses it does so at once
+    told = {"role": "system", "content": FLAGS.system}
+    chat_prompt(model.tokenizer, [told, {"role": "user", "content": "?"}], FLAGS.think)
   terminal = Terminal()
   if not has_turns(model.tokenizer):
     terminal.note("this tokenizer has no form for conversations: each line is asked alone")

@@ -199,6 +199,8 @@ def _declared(root: Path, configuration: str) -> dict[str, list[str]]:
   chosen = configuration or next((n for n, e in by_name.items() if e.get("default") is True), "")
   if not chosen and len(by_name) == 1:
     chosen = next(iter(by_name))
+  elif not chosen and _ROOT in by_name:  # as `datasets` takes it
+    chosen = _ROOT
   require(chosen in by_name, _choose(str(root), by_name, "train"))
   return _patterns(by_name[chosen], card)
 

@@ -9,6 +9,7 @@ import sys
 
 import jax
 import numpy as np
+import pytest
 
 import deepseek_jax as ds
 from deepseek_jax.data.byte_tokenizer import ByteTokenizer
@@ -18,6 +19,7 @@ from deepseek_jax.decode.request import Event
 from deepseek_jax.hub.safetensors import abstract_weights, save_pretrained
 from deepseek_jax.presets import preset
 from experiments.terminal import Terminal
+from tests.talker import LLAMA3, write_talker
 
 ROOT = pathlib.Path(__file__).parents[2]
 WORDS = load_tokenizer("word").vocab_size
@@ -50,6 +52,27 @@ def test_a_piped_conversation(tmp_path):
   assert "each line is asked alone" in notes[0]
   assert any("does not know 'nonsense'" in note for note in notes)
   assert "[a new conversation]" in notes
+
+
+@pytest.mark.parametrize(
+  ("flag", "message"),
+  [
+    ("--system=Be brief.", "no system here"),
+    ("--temperature=nan", "temperature is nan"),
+    ("--max_new=0", "max_new is 0"),
+  ],
+)
+def test_what_no_line_could_be_answered_with_is_told_at_once(tmp_path, flag, message):
+  pytest.importorskip("tokenizers", reason="needs the extra hf")
+  refusing = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+  )
+  write_talker(tmp_path / "talker", 2, refusing + LLAMA3)
+  command = [sys.executable, "-m", "experiments.chat", f"--model={tmp_path}/talker", flag]
+  done = subprocess.run(
+    command, cwd=ROOT, input="hello\n", capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 2 and message in done.stderr and not done.stdout
 
 
 class Tty(io.StringIO):

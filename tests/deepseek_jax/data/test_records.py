@@ -53,6 +53,9 @@ def test_the_cards_configurations_are_heeded(tmp_path):
   with pytest.raises(ConfigError, match="one/train, two/train"):
     texts(tmp_path, "hf")
   assert texts(tmp_path, "hf", split="two/train") == ["two"]
+  default = entries.replace("config_name: one", "config_name: default")
+  (tmp_path / "README.md").write_text(f"---\nconfigs:\n{default}---\n# A card\n")
+  assert texts(tmp_path, "hf") == ["one"] and texts(tmp_path, "hf", split="two/train") == ["two"]
 
 
 def with_card(folder, configs):

@@ -3,6 +3,9 @@
 import os
 import sys
 import time
+from typing import NamedTuple
+
+import numpy as np
 
 from deepseek_jax.tasks.task import Problem, Score
 
@@ -87,6 +90,14 @@ ACTS = {
 }
 
 
+class Own(NamedTuple):
+  """A user's own kind of score."""
+
+  correct: float
+  format: float
+  language: float
+
+
 class Odd:
   """A task whose every judgement is what its problem says."""
 
@@ -104,6 +115,8 @@ class Odd:
     what, argument = problem.data
     if what == "score":
       return Score(argument, 1.0, 1.0)
+    if what == "numpy":
+      return Own(np.float32(argument), np.int64(1), 1)
     if what == "pid":
       return Score(float(os.getpid() == argument), 1.0, 1.0)
     return make()(what, argument)

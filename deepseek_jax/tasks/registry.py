@@ -39,7 +39,8 @@ def load_task(spec: str) -> Task:
   if module_name == "reasoning_gym":
     return ReasoningGym(attribute)
   if module_name == "isolated":
-    return Isolated(load_task(attribute), attribute)
+    task = load_task(attribute)
+    return task if isinstance(task, (Isolated, ReasoningGym)) else Isolated(task, attribute)
   return _user_task(spec, module_name, attribute)
 
 

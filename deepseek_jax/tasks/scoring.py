@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Sequence
 
+from deepseek_jax.config import ConfigError
 from deepseek_jax.tasks.task import Problem, Score, Task
 
 _FIGURES = ("correct", "format", "language")
@@ -16,10 +17,8 @@ _FIGURES = ("correct", "format", "language")
 
 def score_each(task: Task, problems: Sequence[Problem], texts: Sequence[str]) -> list[Score]:
   """The score of each text for the problem beside it; zeros and a `failure` where there is none."""
-  many = getattr(task, "score_each", None)
-  if many is not None:
-    scores = many(problems, texts)
-  else:
+  scores = _together(task, problems, texts)
+  if scores is None:
     scores = [_attempt(task, p, t) for p, t in zip(problems, texts, strict=True)]
   return [_sound(score) for score in scores]
 
@@ -50,6 +49,18 @@ def tell_failures(name: str, scores: Sequence[Score]) -> None:
   )
 
 
+def _together(task: Task, problems: Sequence[Problem], texts: Sequence[str]) -> list[Score] | None:
+  """The scores by the task's own `score_each`; None if it has none, or fails."""
+  many = getattr(task, "score_each", None)
+  try:
+    scores = None if many is None else list(many(problems, texts))
+  except ConfigError:
+    raise
+  except Exception:  # one of the texts is the reason, and is found one by one
+    return None
+  return scores if scores is not None and len(scores) == len(texts) else None
+
+
 def _attempt(task: Task, problem: Problem, text: str) -> Score:
   """The task's score, whatever it does to fail."""
   try:
@@ -59,12 +70,12 @@ def _attempt(task: Task, problem: Problem, text: str) -> Score:
 
 
 def _sound(score: Score) -> Score:
-  """The score if its figures are numbers in [0, 1]."""
-  for name in _FIGURES:
-    value = getattr(score, name, None)
+  """The score if its figures are numbers in [0, 1]; a task's own kind of score becomes ours."""
+  values = [getattr(score, name, None) for name in _FIGURES]
+  for name, value in zip(_FIGURES, values, strict=True):
     if not _is_share(value):
       return failed(f"range: its figure {name!r} is {value!r}"[:300])
-  return score
+  return score if isinstance(score, Score) else Score(*map(float, values))
 
 
 def _is_share(value: object) -> bool:

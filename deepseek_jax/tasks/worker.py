@@ -106,12 +106,20 @@ def _judge(score: Callable[..., Any], item: bytes, seal: Seal) -> dict[str, Any]
 def _send(answers: int, line: dict[str, Any]) -> None:
   """Writes a line in one piece."""
   try:
-    text = json.dumps(line)
+    text = json.dumps(line, default=_plain)
   except (TypeError, ValueError) as error:
     text = json.dumps({"failure": "error", "message": f"its judgement is no plain value: {error}"})
   if len(text) > LONGEST:
     text = json.dumps({"failure": "output", "message": f"its judgement has {len(text)} characters"})
   os.write(answers, text.encode() + b"\n")
+
+
+def _plain(value: Any) -> Any:
+  """NumPy's numbers as Python's."""
+  item = getattr(value, "item", None)
+  if item is None:
+    raise TypeError(f"a {type(value).__name__}")
+  return item()
 
 
 def _said(error: BaseException) -> str:

@@ -59,6 +59,30 @@ def test_an_isolated_task_is_judged_elsewhere():
   assert task.score(problem("score", 0.25), "").correct == 0.25
 
 
+@pytest.mark.parametrize("spec", ["tests.odd_scorers:Odd", "isolated:tests.odd_scorers:Odd"])
+def test_a_tasks_own_kind_of_score_will_do(spec):
+  scores = score_each(registry.load_task(spec), [problem("numpy", 0.5)], [""])
+  assert scores == [Score(0.5, 1.0, 1.0)] and failures(scores) == {}
+
+
+def test_what_judges_many_at_once_may_fail_at_one():
+  class Together(Odd):
+    """Judges together, and says nothing of whom it failed at."""
+
+    def score_each(self, problems, texts):
+      return [self.score(p, t) for p, t in zip(problems, texts, strict=True)]
+
+  scores = score_each(Together(), [problem("raise", None), problem("score", 1.0)], ["", ""])
+  assert [score.failed for score in scores] == ["error", ""] and scores[1].correct == 1.0
+
+
+def test_what_has_processes_of_its_own_is_not_isolated_twice():
+  pytest.importorskip("reasoning_gym")
+  assert registry.load_task("isolated:reasoning_gym:chain_sum") == ReasoningGym("chain_sum")
+  twice = registry.load_task("isolated:isolated:tests.odd_scorers:Odd")
+  assert twice.score(problem("score", 0.5), "").correct == 0.5
+
+
 def test_an_unknown_task_cannot_be_isolated():
   with pytest.raises(ConfigError, match="no_such_module"):
     registry.load_task("isolated:tests.no_such_module:Odd")

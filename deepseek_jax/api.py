@@ -35,8 +35,6 @@ from deepseek_jax.hub.safetensors import is_pretrained, save_pretrained
 from deepseek_jax.model import transformer
 from deepseek_jax.paths import local_path
 from deepseek_jax.recipe.graph import GRAPH, Node
-from deepseek_jax.recipe.job import r1_config
-from deepseek_jax.recipe.job import run_r1 as _run_r1
 from deepseek_jax.recipe.view import Picture, RunView, read_run
 from deepseek_jax.train.checkpoint import load_weights
 from deepseek_jax.train.start import load_stored, require_fit
@@ -312,9 +310,11 @@ def _compiled_logits(model: transformer.Transformer) -> Callable[..., jax.Array]
 
 def run_r1(config: Any, directory: str | os.PathLike[str]) -> RunView:
   """Runs the recipe of a config (`configs.r1_tiny.get_config()`) in a workdir, and reads it."""
+  from deepseek_jax.recipe import job  # which others need not wait for
+
   compilation.use_cache()
   compilation.watch().tell()
-  _run_r1(r1_config(config.to_dict()), local_path(directory))
+  job.run_r1(job.r1_config(config.to_dict()), local_path(directory))
   return read_run(local_path(directory))
 
 

@@ -20,7 +20,7 @@ import jax
 import jaxlib
 
 LARGEST = 4 * 2**30  # bytes in a folder; the entries used least recently go first
-SHORTEST = 0.1  # seconds: what compiles faster is not worth a file
+SHORTEST = 0.02  # seconds: what compiles faster is not worth a file; a start has two dozen others
 _UNUSED_DAYS = 60  # after which the folder of another processor or jaxlib goes
 _COMPILE = "/jax/core/compile/backend_compile_duration"
 _HIT = "/jax/compilation_cache/cache_hits"

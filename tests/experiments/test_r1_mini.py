@@ -20,7 +20,7 @@ def mini(tmp_path):
   """A run of r1_mini whose base is trained, and which is measured only here."""
   config = r1_mini.get_config()
   config.evaluation.update(problems=1, samples=1)
-  run = Run(r1_config(config), tmp_path)
+  run = Run(r1_config(config.to_dict()), tmp_path)
   next(run.stages())
   return run
 

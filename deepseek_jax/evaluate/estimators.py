@@ -43,6 +43,27 @@ def pass_at_k(correct_PJ: np.ndarray, k: int) -> np.ndarray:
   return np.array(by_right)[correct_PJ.sum(axis=1).astype(int)]
 
 
+def differing_at_k(values_PJ: np.ndarray, k: int) -> np.ndarray:
+  """Each problem's chance that k samples do not all have the same value, differing_P.
+
+  Such a group teaches something: for right and wrong with pass rate p it is 1 - p^k - (1 - p)^k.
+  Up to k = J it is estimated without bias, as the share of all choices of k samples,
+  1 - sum over values v of C(n_v, k) / C(J, k). Above that the shares n_v / J are plugged into
+  1 - sum (n_v / J)^k, which is concave in them, so that the estimate is rather too low: a problem
+  whose J samples agree counts as one whose samples always do.
+  """
+  values_PJ = np.asarray(values_PJ)
+  if values_PJ.ndim != 2 or k < 1:
+    raise ValueError("differing@k needs samples by problem, and k of one or more.")
+  size = values_PJ.shape[1]
+
+  def alike(count: int) -> float:
+    return math.comb(count, k) / math.comb(size, k) if k <= size else (count / size) ** k
+
+  counts = [np.unique(values_J, return_counts=True)[1] for values_J in values_PJ]
+  return np.array([1 - sum(alike(int(count)) for count in each) for each in counts])
+
+
 def consensus(answers_PJ: Sequence[Sequence[str | None]], correct_PJ: np.ndarray) -> np.ndarray:
   """Whether the commonest answer of each problem is right, cons_P: self-consistency, maj@J.
 

@@ -9,8 +9,8 @@ of your own, which after isolated: judges in processes of its own, as reasoning_
 
 With --preflight nothing is trained: two iterations are tried with the start model and thrown away,
 and what would go wrong is told, with figures and what to change (see rl/preflight). It needs no
---workdir, and only looks at one. --preflight_prompts=N tries N problems instead of two iterations' worth,
---preflight_out=FILE keeps the figures as JSON. The status is 1 if anything is red.
+--workdir, and only looks at one. --preflight_prompts=N tries N problems, not those of two
+iterations; --preflight_out=FILE keeps the figures as JSON. The status is 1 if anything is red.
 """
 
 import sys

@@ -80,7 +80,7 @@ def gold_finding(gold: Gold) -> Finding:
     return Finding("verifier", "amber", figure, change + tried, values)
   figure += f", as {gold.form}"
   if gold.controls:
-    figure += f"; of {gold.controls} answers to other problems {gold.mistaken}"
+    figure += f"; and of {gold.controls} answers to other problems {gold.mistaken}"
   refused = f"it refuses {'; '.join(gold.refused)}" if gold.refused else ""
   if gold.accepted < 0.9 * gold.answered:
     return Finding("verifier", "red", figure, f"right answers are punished: {refused}", values)

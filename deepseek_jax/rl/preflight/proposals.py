@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from deepseek_jax.evaluate.estimators import differing_at_k
+from deepseek_jax.evaluate.estimators import differing_at_k, differing_beyond
 from deepseek_jax.rl.preflight.trial import Trial
 from deepseek_jax.rl.rollout import RolloutConfig
 
@@ -40,13 +40,17 @@ def propose(trial: Trial, rollout: RolloutConfig, max_context: int) -> list[Prop
   return [*_lengths(trial, rollout, max_context), *_groups(trial, rollout), *_difficulty(trial)]
 
 
-def useful_groups(trial: Trial, sizes: tuple[int, ...]) -> dict[int, float]:
-  """The share of groups of each size in which samples are right and wrong, to be expected.
+def useful_groups(correct_PJ: np.ndarray, sizes: Sequence[int] = GROUPS) -> dict[int, float]:
+  """The share of groups of each size that is to be expected to differ in right and wrong.
 
-  Without bias up to the size that was sampled; above it from each problem's pass rate as it was
-  seen, which is rather too low (see `differing_at_k`).
+  Without bias up to the J samples there are (`differing_at_k`), above them extrapolated
+  (`differing_beyond`), which partial credit cannot be: such sizes are left out.
   """
-  return {size: float(differing_at_k(trial.correct_PJ, size).mean()) for size in sizes}
+  sampled = correct_PJ.shape[1]
+  found = {k: float(differing_at_k(correct_PJ, k).mean()) for k in sizes if k <= sampled}
+  if np.isin(correct_PJ, (0, 1)).all():
+    found |= {k: differing_beyond(correct_PJ, k) for k in sizes if k > sampled}
+  return found
 
 
 def _lengths(trial: Trial, rollout: RolloutConfig, max_context: int) -> Iterator[Proposal]:
@@ -81,23 +85,22 @@ def _groups(trial: Trial, rollout: RolloutConfig) -> Iterator[Proposal]:
   if not trial.correct_PJ.any():
     return
   sampled = trial.correct_PJ.shape[1]
-  shares = useful_groups(trial, tuple(sorted({*GROUPS, sampled})))
+  shares = useful_groups(trial.correct_PJ, sorted({*GROUPS, sampled}))
   told = ", ".join(
-    f"{rollout.prompts * share:.1f} of {rollout.prompts} with group {size}"
-    + ("" if size <= sampled else " (plug-in)")
+    f"{'~' * (size > sampled)}{rollout.prompts * share:.1f} with group {size}"
     for size, share in shares.items()
   )
   yield Proposal(
-    f"useful groups to be expected, by right and wrong alone: {told}; estimates are unbiased up to "
-    f"group {sampled}, and plug-in ones, from pass rates as seen, rather too low"
+    f"useful groups to be expected of {rollout.prompts}, by right and wrong alone: {told} "
+    f"(unbiased up to group {sampled}; ~ is extrapolated with Beta distributed pass rates)"
   )
   now = shares[sampled]
   if now >= _USEFUL:
     return
-  larger = next((size for size in GROUPS if size > sampled and shares[size] >= _USEFUL), None)
+  larger = next((k for k, share in shares.items() if k > sampled and share >= _USEFUL), None)
   if larger is not None:
     yield Proposal(
-      f"{shares[larger]:.0%} of the groups would be useful, now {now:.0%}; an iteration would be "
+      f"~{shares[larger]:.0%} of the groups would be useful, now {now:.0%}; an iteration would be "
       f"{larger / sampled:.3g} times as long",
       {"group": larger},
     )

@@ -85,9 +85,7 @@ def reward_finding(trial: Trial) -> Finding:
     f"{values['std_within_groups']:.3f} within a group"
   )
   if values["std"] == 0:
-    return Finding(
-      "reward", "red", figure, "all samples earn the same; see rl.rollout.reward", values
-    )
+    return Finding("reward", "red", figure, "nothing tells good samples from bad", values)
   return Finding("reward", "green", figure, values=values)
 
 
@@ -135,7 +133,7 @@ def format_finding(trial: Trial, weight: float) -> Finding:
   figure = f"{percent(form)} of the samples have the form that the verifier reads"
   if form.value > 0.1:
     return Finding("format", "green", figure, values={"share": form._asdict()})
-  change = "ask for it in the prompt (rl.rollout.template=r1_zero), or begin with SFT"
+  change = "see that the prompt asks for it (rl.rollout.template), or begin with SFT"
   if form.value > 0 and weight > 0:
     change = f"rl.rollout.reward.format, {weight:g}, will have to teach it; or {change}"
   return Finding("format", "amber", figure, change, {"share": form._asdict()})

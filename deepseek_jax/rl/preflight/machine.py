@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from deepseek_jax.config import ModelConfig
+from deepseek_jax.plan.flops import train_flops
 from deepseek_jax.plan.memory import readable
 from deepseek_jax.rl.preflight.finding import Finding
 from deepseek_jax.rl.preflight.headroom import Headroom
@@ -119,10 +121,22 @@ def update_finding(trial: Trial, clip: float) -> Finding:
   return Finding("update", "green", figure, values=values)
 
 
-def time_finding(trial: Trial, iterations: int) -> Finding:
-  """Seconds by phase, and the run's hours if every group teaches, which is their most."""
+def update_operations(trial: Trial, config: ModelConfig, epochs: int) -> float:
+  """Floating-point operations of an iteration's updates if every group teaches; no padding."""
+  mtp = config.mtp_depth > 0
+  alone, beside = (train_flops(config, context, mtp) for context in (0.0, 1.0))
+  length_PJ = trial.prompt_lengths_P[:, None] + trial.lengths_PJ
+  each_PJ = length_PJ * (alone + length_PJ / 2 * (beside - alone))  # half of it is seen on average
+  return float(each_PJ.sum()) * epochs * trial.scale / len(trial.turns)
+
+
+def time_finding(trial: Trial, iterations: int, operations: float) -> Finding:
+  """Seconds by phase, and the run's hours if every group teaches, which is their most.
+
+  `operations` are those of an iteration's updates, whose rate is told beside their seconds.
+  """
   settled = [turn for turn in trial.turns[1:] if turn.updating is not None]
-  updating = settled[-1].updating or 0.0
+  updating = max(settled[-1].updating or 0.0, 1e-9)
   later = trial.turns[1:]
   parts = {
     "sampling": trial.scale * float(np.mean([turn.sampling for turn in later])),
@@ -131,16 +145,18 @@ def time_finding(trial: Trial, iterations: int) -> Finding:
   }
   seconds = sum(parts.values())
   whole = iterations * seconds + trial.compiling
-  scaled = "" if trial.scale == 1 else f", of {1 / trial.scale:.0%} of its prompts"
+  scaled = "" if trial.scale == 1 else f", as {100 / trial.scale:.0f} % of its prompts have it"
   figure = (
     f"an iteration takes {seconds:.3g} s ("
     + ", ".join(f"{name} {value:.2g}" for name, value in parts.items())
-    + f"){scaled}, and compiling {trial.compiling:.3g} s; {iterations} iterations take "
-    f"{duration(whole)} at most, if the samples do not grow"
+    + f"){scaled}, updates at {operations / parts['updating'] / 1e9:.3g} GFLOP/s; with "
+    f"{trial.compiling:.3g} s of compiling {iterations} iterations take {duration(whole)} at most, "
+    "if the samples do not grow"
   )
   values: dict[str, Any] = {
     **parts,
     "iteration": seconds,
+    "update_operations": operations,
     "compiling": trial.compiling,
     "run": whole,
   }

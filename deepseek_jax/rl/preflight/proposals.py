@@ -12,7 +12,7 @@ from deepseek_jax.rl.preflight.trial import Trial
 from deepseek_jax.rl.rollout import RolloutConfig
 
 GROUPS = (2, 4, 8, 16, 32, 64)
-_USEFUL = 0.5  # of the groups: what is aimed at
+_USEFUL = 0.5  # of the groups: half of them are aimed at
 _GRAIN = 16  # tokens that max_new is a multiple of
 _GROWTH = 2  # times the longest usual sample: room for thoughts that grow while they are reinforced
 
@@ -62,9 +62,7 @@ def _lengths(trial: Trial, rollout: RolloutConfig, max_context: int) -> Iterator
       return  # nothing is known of where they would end
     more = min(now, max_context - rollout.width)
     longest = int(trial.lengths_PJ[~cut_PJ].max())
-    reason = (
-      f"{cut:.0%} of the samples are cut off at {now}; the others have up to {longest} tokens"
-    )
+    reason = f"{100 * cut:.0f} % of the samples are cut off at {now}; the others have up to {longest} tokens"
     if more > 0:
       yield Proposal(reason, {"max_new": now + more, "width": rollout.width + more})
     else:
@@ -100,15 +98,17 @@ def _groups(trial: Trial, rollout: RolloutConfig) -> Iterator[Proposal]:
   larger = next((k for k, share in shares.items() if k > sampled and share >= _USEFUL), None)
   if larger is not None:
     yield Proposal(
-      f"~{shares[larger]:.0%} of the groups would be useful, now {now:.0%}; an iteration would be "
-      f"{larger / sampled:.3g} times as long",
+      f"~{100 * shares[larger]:.0f} % of the groups would be useful, now {100 * now:.0f} %; an "
+      f"iteration would be {larger / sampled:.3g} times as long",
       {"group": larger},
     )
   if now > 0:
     prompts = math.ceil(_USEFUL * rollout.prompts / now)
+    instead = "instead of a larger group: " if larger is not None else ""
     yield Proposal(
-      f"as many useful groups as if {_USEFUL:.0%} of {rollout.prompts} were; an iteration would be "
-      f"{prompts / rollout.prompts:.3g} times as long",
+      f"{instead}{_USEFUL * rollout.prompts:g} groups would be useful, half of {rollout.prompts}, "
+      f"now {rollout.prompts * now:.1f}; an iteration would be {prompts / rollout.prompts:.3g} "
+      "times as long",
       {"prompts": prompts},
     )
 

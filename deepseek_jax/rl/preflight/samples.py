@@ -35,6 +35,8 @@ def pass_finding(trial: Trial) -> Finding:
     estimates[f"pass@{group}"] = estimators.share(best_P)
   figure = ", ".join(f"{name} {told(e)}" for name, e in estimates.items())
   figure += f", of {problems} problems with {group} samples each"
+  if trial.gold.problems < problems:
+    figure += f"; only {trial.gold.problems} problems are different, so that it is less certain"
   values = {name: estimate._asdict() for name, estimate in estimates.items()}
   value = estimates["pass@1"].value
   if not correct_PJ.any():
@@ -107,7 +109,7 @@ def truncation_finding(trial: Trial, max_new: int) -> Finding:
 def length_finding(trial: Trial, max_new: int) -> Finding:
   """Quantiles of the samples' lengths; those at max_new stand for longer ones."""
   lengths = np.quantile(trial.lengths_PJ, QUANTILES, method="higher").astype(int)
-  each = ", ".join(f"{q:.0%} {n}" for q, n in zip(QUANTILES, lengths, strict=True))
+  each = ", ".join(f"{100 * q:g} % {n}" for q, n in zip(QUANTILES, lengths, strict=True))
   beyond = f" ({max_new} stands for what is cut off)" if lengths[-1] == max_new else ""
   values = {f"{q:g}": int(n) for q, n in zip(QUANTILES, lengths, strict=True)}
   figure = f"{trial.lengths_PJ.mean():.1f} tokens on average; quantiles {each}{beyond}"

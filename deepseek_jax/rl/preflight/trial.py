@@ -63,6 +63,7 @@ class Trial:
   rewards_PJ: np.ndarray
   truncated_PJ: np.ndarray
   lengths_PJ: np.ndarray  # tokens, the stop token included
+  prompt_lengths_P: np.ndarray  # tokens
   left_out: int  # prompts too long
   failures: dict[str, int]  # of the verifier, by kind
   gold: Gold
@@ -169,6 +170,7 @@ def _trial(stage: Reinforcement, state: TrainState, problems: int, update: Compi
   return Trial(
     **_by_problem(drawn, group),
     rewards_PJ=np.concatenate(rewards.given),
+    prompt_lengths_P=np.array([len(completion.prompt) for completion in drawn[::group]]),
     left_out=int(left_out),
     failures=failures([completion.score for completion in drawn]),
     gold=check_gold(timed.task, [completion.problem for completion in drawn[::group]]),

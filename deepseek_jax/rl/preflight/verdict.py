@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from deepseek_jax.rl.grpo_job import GRPOJob
 from deepseek_jax.rl.preflight.finding import LEVELS, Finding, worst
 from deepseek_jax.rl.preflight.headroom import Headroom
@@ -17,6 +19,7 @@ from deepseek_jax.rl.preflight.machine import (
   memory_finding,
   time_finding,
   update_finding,
+  update_operations,
 )
 from deepseek_jax.rl.preflight.proposals import Proposal, propose
 from deepseek_jax.rl.preflight.samples import sample_findings
@@ -70,7 +73,7 @@ def judge(job: GRPOJob, problems: int | None = None, workdir: Path | None = None
   rollout = job.rl.rollout
   title = (
     f"preflight of {job.train.steps} iterations of {rollout.prompts} prompts x {rollout.group} "
-    f"samples on {job.task}, from {job.init or 'random weights'}"
+    f"samples on {job.task}, from {job.init or 'random weights'}, on {_devices(job)}"
   )
   if trial is not None:
     tried, group = trial.correct_PJ.shape
@@ -98,8 +101,13 @@ def find(
     gold_finding(trial.gold),
     failure_finding(trial),
     update_finding(trial, job.rl.clip_low),
-    time_finding(trial, job.train.steps),
+    time_finding(trial, job.train.steps, update_operations(trial, job.model, job.rl.epochs)),
   ]
+
+
+def _devices(job: GRPOJob) -> str:
+  """What the run would compute on, as JAX calls it: `1 x cpu`, `8 x NVIDIA H100 80GB HBM3`."""
+  return f"{job.mesh.devices} x {jax.devices()[0].device_kind}"
 
 
 def _finite(value: Any) -> Any:

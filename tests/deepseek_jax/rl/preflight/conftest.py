@@ -21,6 +21,7 @@ def tried():
       "rewards_PJ": changes.get("correct_PJ", half_PJ),
       "truncated_PJ": np.zeros(shape),
       "lengths_PJ": np.full(shape, 20.0),
+      "prompt_lengths_P": np.full(10, 8.0),
       "left_out": 0,
       "failures": {},
       "gold": Gold(problems=10, answered=10, accepted=10, form="x", controls=10),

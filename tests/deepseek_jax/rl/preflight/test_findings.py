@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from deepseek_jax.plan.flops import train_flops
+from deepseek_jax.presets import preset
 from deepseek_jax.rl.advantages import AdvantageConfig
 from deepseek_jax.rl.preflight import machine, samples
 from deepseek_jax.rl.preflight.finding import Finding, worst
@@ -33,7 +35,7 @@ def everything(trial):
     machine.gold_finding(trial.gold),
     machine.failure_finding(trial),
     machine.update_finding(trial, 0.2),
-    machine.time_finding(trial, 10),
+    machine.time_finding(trial, 10, 1e9),
   ]
   return {finding.name: finding for finding in found}
 
@@ -114,6 +116,12 @@ def test_partial_credit_has_no_pass_at_group(tried):
   assert list(found.values) == ["pass@1"] and found.level == "green"
 
 
+def test_problems_that_come_twice_are_told(tried):
+  found = samples.pass_finding(tried(gold=Gold(problems=7)))
+  assert "only 7 problems are different" in found.figure
+  assert "different" not in samples.pass_finding(tried()).figure
+
+
 def test_groups_are_those_that_the_update_keeps(tried):
   """Samples that differ only in what truncation takes away teach nothing, and the reverse."""
   trial = tried(
@@ -126,10 +134,19 @@ def test_groups_are_those_that_the_update_keeps(tried):
 
 
 def test_time_is_that_of_the_settled_turn_and_scales_to_the_whole_rollout(tried):
-  found = machine.time_finding(tried(scale=4.0), 10)
+  found = machine.time_finding(tried(scale=4.0), 10, 24e9)
   assert found.values["iteration"] == pytest.approx(4 * (2 + 1 + 3))
   assert found.values["run"] == pytest.approx(10 * 24 + 40)
-  assert "of 25% of its prompts" in found.figure and "take 4m40s at most" in found.figure
+  assert "as 25 % of its prompts have it" in found.figure and "take 4m40s at most" in found.figure
+  assert "updates at 2 GFLOP/s" in found.figure  # 24 in 4 * 3 s
+
+
+def test_operations_are_those_of_every_sample_once_per_epoch(tried):
+  config = preset("v3_mini")
+  trial = tried(lengths_PJ=np.arange(40.0).reshape(SHAPE), scale=4.0)  # prompts have 8 tokens
+  by_hand = sum((8 + n) * train_flops(config, (8 + n) / 2, mtp=True) for n in range(40))
+  found = machine.update_operations(trial, config, epochs=3)
+  assert found == pytest.approx(by_hand * 3 * 4 / 2)  # of two rollouts, each a quarter
 
 
 def headroom(**changes):

@@ -30,7 +30,7 @@ def test_samples_cut_off_want_twice_the_length(tried):
   cut_PJ = np.tile([1.0, 0, 0, 0], (10, 1))
   trial = tried(truncated_PJ=cut_PJ, lengths_PJ=np.where(cut_PJ > 0, 32.0, 21.0))
   assert fields_of(trial) == [{"max_new": 64, "width": 96}]
-  assert "25% of the samples are cut off at 32; the others have up to 21" in reasons_of(trial)
+  assert "25 % of the samples are cut off at 32; the others have up to 21" in reasons_of(trial)
   assert fields_of(trial, max_context=72) == [{"max_new": 40, "width": 72}]
   assert fields_of(trial, max_context=64) == []
 
@@ -65,7 +65,11 @@ def test_larger_groups_or_more_prompts_are_proposed_where_few_teach(tried):
   """Of rates that are alike, 1/40: half of the groups differ from 1 - .975^k = .5 on, k = 28."""
   trial = tried(correct_PJ=rates(1, *[0] * 9))
   assert fields_of(trial) == [{"group": 32}, {"prompts": 50}]  # 10 * .5 / .1
-  assert "~56% of the groups would be useful, now 10%; an iteration would be 8 times" in reasons_of(
+  assert (
+    "~56 % of the groups would be useful, now 10 %; an iteration would be 8 times"
+    in reasons_of(trial)
+  )
+  assert "instead of a larger group: 5 groups would be useful, half of 10, now 1.0" in reasons_of(
     trial
   )
   assert "9 of 10 problems were never solved" in reasons_of(trial)

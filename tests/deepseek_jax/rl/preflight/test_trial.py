@@ -11,6 +11,7 @@ from deepseek_jax.config import ConfigError, MLAConfig, ModelConfig, MoEConfig
 from deepseek_jax.data.tokenizer import load_tokenizer
 from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer
+from deepseek_jax.rl.advantages import AdvantageConfig
 from deepseek_jax.rl.grpo_job import GRPOJob
 from deepseek_jax.rl.preflight import headroom, verdict
 from deepseek_jax.rl.preflight.trial import try_job
@@ -89,6 +90,20 @@ def test_more_problems_are_more_rollouts_and_fewer_are_smaller_ones(tried):
   np.testing.assert_array_equal(fewer.lengths_PJ[0], tried[1].lengths_PJ[0])
   with pytest.raises(ConfigError, match="--preflight_prompts is 1; give at least 2"):
     try_job(JOB, 1)
+
+
+def test_other_forms_of_the_objective_are_tried():
+  """Prompts shared, no reference, and what is cut off masked, of which nothing would be left."""
+  rollout = dataclasses.replace(
+    JOB.rl.rollout,
+    share_prompts=True,
+    max_new=1,
+    advantage=AdvantageConfig(truncated="mask", normalisation="constant"),
+  )
+  job = dataclasses.replace(JOB, rl=RLConfig(rollout=rollout, epochs=2))
+  found, trial = try_job(job, 4)
+  assert found.reference == 0 and trial.truncated_PJ.mean() > 0.8
+  assert trial.update["updates"] == 4 and trial.update["trained_tokens"] == 2 * 2 * 4
 
 
 def test_nothing_is_tried_where_the_memory_does_not_suffice(monkeypatch):

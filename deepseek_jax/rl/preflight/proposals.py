@@ -62,7 +62,9 @@ def _lengths(trial: Trial, rollout: RolloutConfig, max_context: int) -> Iterator
       return  # nothing is known of where they would end
     more = min(now, max_context - rollout.width)
     longest = int(trial.lengths_PJ[~cut_PJ].max())
-    reason = f"{100 * cut:.0f} % of the samples are cut off at {now}; the others have up to {longest} tokens"
+    reason = (
+      f"{100 * cut:.0f} % of the samples are cut off at {now}; the others have up to {longest}"
+    )
     if more > 0:
       yield Proposal(reason, {"max_new": now + more, "width": rollout.width + more})
     else:

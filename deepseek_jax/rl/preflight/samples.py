@@ -42,6 +42,8 @@ def pass_finding(trial: Trial) -> Finding:
   if not correct_PJ.any():
     figure = f"0 of {correct_PJ.size} samples are right: {figure}"
     change = "reinforcement has nothing to learn from; begin with SFT or an easier task"
+    if not trial.format_PJ.any():
+      change = f"none has the form that the verifier reads, see format; {change}"
     return Finding("pass", "red", figure, change, values)
   if value < 0.02:
     change = "few samples teach; SFT, an easier task or a larger group would help"
@@ -135,6 +137,7 @@ def format_finding(trial: Trial, weight: float) -> Finding:
   figure = f"{percent(form)} of the samples have the form that the verifier reads"
   if form.value > 0.1:
     return Finding("format", "green", figure, values={"share": form._asdict()})
+  figure += f"; one that has not: {trial.formless!r:.100}"
   change = "see that the prompt asks for it (rl.rollout.template), or begin with SFT"
   if form.value > 0 and weight > 0:
     change = f"rl.rollout.reward.format, {weight:g}, will have to teach it; or {change}"

@@ -71,6 +71,7 @@ class Trial:
   scale: float  # samples of an iteration of the run, for each of a rollout here
   compiling: float  # seconds, the update's included
   update: dict[str, float]  # metrics of the first update
+  formless: str  # a sample that has not the form the verifier reads; "" if all have
   peak: int  # bytes that this process has held
 
 
@@ -178,6 +179,7 @@ def _trial(stage: Reinforcement, state: TrainState, problems: int, update: Compi
     scale=prompts / size,
     compiling=update.seconds + watch().seconds - before,
     update=metrics,
+    formless=next((completion.text for completion in drawn if not completion.score.format), ""),
     peak=peak_bytes(),
   )
 

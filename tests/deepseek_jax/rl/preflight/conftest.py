@@ -29,6 +29,7 @@ def tried():
       "scale": 1.0,
       "compiling": 40.0,
       "update": {"grad_norm": 1.0, "mismatch": 1e-6},
+      "formless": "",
       "peak": 100,
       **changes,
     }

@@ -116,6 +116,14 @@ def test_partial_credit_has_no_pass_at_group(tried):
   assert list(found.values) == ["pass@1"] and found.level == "green"
 
 
+def test_samples_without_the_form_are_shown_and_said_to_be_why_none_is_right(tried):
+  trial = tried(correct_PJ=ZEROS, format_PJ=ZEROS, formless="The answer\nis 3" + 200 * "!")
+  found = everything(trial)
+  assert "one that has not: 'The answer\\nis 3!!!" in found["format"].figure
+  assert len(found["format"].line) < 300
+  assert "none has the form that the verifier reads, see format" in found["pass"].change
+
+
 def test_problems_that_come_twice_are_told(tried):
   found = samples.pass_finding(tried(gold=Gold(problems=7)))
   assert "only 7 problems are different" in found.figure
@@ -143,8 +151,8 @@ def test_time_is_that_of_the_settled_turn_and_scales_to_the_whole_rollout(tried)
 
 def test_operations_are_those_of_every_sample_once_per_epoch(tried):
   config = preset("v3_mini")
-  trial = tried(lengths_PJ=np.arange(40.0).reshape(SHAPE), scale=4.0)  # prompts have 8 tokens
-  by_hand = sum((8 + n) * train_flops(config, (8 + n) / 2, mtp=True) for n in range(40))
+  trial = tried(lengths_PJ=np.tile([2.0, 22.0], (10, 2)), scale=4.0)  # prompts have 8 tokens
+  by_hand = sum(20 * n * train_flops(config, n / 2, mtp=True) for n in (10, 30))
   found = machine.update_operations(trial, config, epochs=3)
   assert found == pytest.approx(by_hand * 3 * 4 / 2)  # of two rollouts, each a quarter
 

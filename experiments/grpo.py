@@ -6,18 +6,58 @@ The same command goes on from the workdir's newest checkpoint. --config.init=M i
 Hugging Face directory, a GGUF file or a model's name on the Hub; its tokenizer, its way of being
 asked and its end tokens come with it. --config.task=package.module:name takes problems and verifier
 of your own, which after isolated: judges in processes of its own, as reasoning_gym:DATASET does.
+
+With --preflight nothing is trained: two iterations are tried with the start model and thrown away,
+and what would go wrong is told, with figures and what to change (see rl/preflight). It needs no
+--workdir, and only looks at one. --preflight_prompts=N tries N problems, not those of two
+iterations; --preflight_out=FILE keeps the figures as JSON. The status is 1 if anything is red.
 """
 
+import sys
+
+from absl import flags
+
+from deepseek_jax.config import require
+from deepseek_jax.evaluate.results import write_text
+from deepseek_jax.paths import local_path
 from deepseek_jax.rl.grpo_job import grpo_job, run_grpo
+from deepseek_jax.rl.preflight import verdict
 from experiments import program
+
+FLAGS = flags.FLAGS
+_RED = 1  # the status
 
 
 def main() -> None:
-  """Runs the job of the flags."""
+  """Runs the job of the flags, or its preflight."""
+  if FLAGS.preflight:
+    _preflight()
+    return
+  for name in ("preflight_prompts", "preflight_out"):
+    require(FLAGS[name].value is None, f"--{name} is for --preflight, which is not given; add it.")
   config, workdir = program.training_config()
   run_grpo(grpo_job(config), workdir)
 
 
+def _preflight() -> None:
+  """Tries the job of the flags, and ends with the status of what is found."""
+  config, workdir = program.training_config(needed=["config"])
+  out = local_path(FLAGS.preflight_out) if FLAGS.preflight_out else None
+  if out is not None:  # before minutes are spent on what it is to hold
+    require(not out.is_dir(), f"--preflight_out {out} is a directory; name a file.")
+    require(out.parent.is_dir(), f"--preflight_out {out} lies in no directory; make it first.")
+  where = local_path(workdir) if workdir else None
+  found = verdict.judge(grpo_job(config), FLAGS.preflight_prompts, where)
+  print(found.text())
+  if out is not None:
+    write_text(out, found.json())
+  if found.level == "red":
+    sys.exit(_RED)
+
+
 if __name__ == "__main__":
   program.training_flags()
+  flags.DEFINE_bool("preflight", False, "Train nothing; say what would go wrong, and end.")
+  flags.DEFINE_integer("preflight_prompts", None, "Problems to try; by default two iterations'.")
+  flags.DEFINE_string("preflight_out", None, "A file for the preflight's figures, as JSON.")
   program.run(main)

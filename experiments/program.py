@@ -1,7 +1,7 @@
 """What the programs share: their flags, and how they end.
 
 0    done
-1    training diverged: a loss that is no number, or a spike
+1    training diverged: a loss that is no number, or a spike; or a preflight that found what is red
 2    bad input, or a full disk; one sentence on standard error, nothing half-written
 143  SIGTERM: the state was saved, and the same command goes on from there
 """
@@ -23,6 +23,7 @@ from deepseek_jax.train.checkpoint import disk_is_full
 from deepseek_jax.train.loop import Terminated, TrainingDiverged
 
 DIVERGED, BAD_INPUT, TERMINATED = 1, 2, 143
+_EXAMPLES = {"config": "configs/NAME.py", "workdir": "DIR"}
 flags.DEFINE_string(
   "compilation_cache",
   None,
@@ -40,12 +41,16 @@ def training_flags() -> None:
   flags.DEFINE_string("profile_steps", "", "first-last: trace these steps into the workdir.")
 
 
-def training_config() -> tuple[dict, str]:
-  """The values of --config, with --profile_steps in its place, and of --workdir."""
+def training_config(needed: Sequence[str] = ("config", "workdir")) -> tuple[dict, str]:
+  """The values of --config, with --profile_steps in its place, and of --workdir.
+
+  ConfigError where one of those `needed` is missing.
+  """
   values = flags.FLAGS
-  for name in ("config", "workdir"):
+  for name in needed:
     if not values[name].value:
-      raise ConfigError(f"--{name} is missing; give --config=configs/NAME.py --workdir=DIR.")
+      given = " ".join(f"--{n}={_EXAMPLES[n]}" for n in needed)
+      raise ConfigError(f"--{name} is missing; give {given}.")
   try:
     config = values.config.to_dict()
   except OSError as error:  # the file is missing; ml_collections says so only here

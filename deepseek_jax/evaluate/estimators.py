@@ -43,6 +43,43 @@ def pass_at_k(correct_PJ: np.ndarray, k: int) -> np.ndarray:
   return np.array(by_right)[correct_PJ.sum(axis=1).astype(int)]
 
 
+def differing_at_k(values_PJ: np.ndarray, k: int) -> np.ndarray:
+  """Each problem's chance that k samples do not all have the same value, differing_P.
+
+  Such a group teaches something: of right and wrong with pass rate p it is 1 - p^k - (1 - p)^k. The
+  unbiased estimate is the share of all choices of k of its J samples: 1 - sum over values v of
+  C(n_v, k) / C(J, k). ValueError where there are fewer than k samples.
+  """
+  values_PJ = np.asarray(values_PJ)
+  if values_PJ.ndim != 2 or not 1 <= k <= values_PJ.shape[1]:
+    raise ValueError(f"differing@{k} needs at least {k} samples of every problem.")
+  ways = math.comb(values_PJ.shape[1], k)
+  counts = [np.unique(values_J, return_counts=True)[1] for values_J in values_PJ]
+  return np.array([1 - sum(math.comb(int(n), k) for n in each) / ways for each in counts])
+
+
+def differing_beyond(correct_PJ: np.ndarray, k: int) -> float:
+  """The mean of 1 - p^k - (1 - p)^k over problems, for any k, also above J: an extrapolation.
+
+  Pass rates p are taken to be Beta distributed. Its mean and its mean square are those of the
+  samples, without bias, c / J and c (c - 1) / (J (J - 1)) of c right; so at k = 2 it is the mean of
+  `differing_at_k`. Plugging c / J in would count problems never solved as never to be solved.
+  """
+  correct_PJ = np.asarray(correct_PJ)
+  if correct_PJ.ndim != 2 or correct_PJ.shape[1] < 2 or not np.isin(correct_PJ, (0, 1)).all():
+    raise ValueError("differing beyond J needs two or more samples that are right or wrong.")
+  size, right_P = correct_PJ.shape[1], correct_PJ.sum(axis=1)
+  p = float(right_P.mean()) / size
+  square = float((right_P * (right_P - 1)).mean()) / (size * (size - 1))
+  variance = min(square - p**2, p * (1 - p))
+  if variance <= 0:
+    return 1 - p**k - (1 - p) ** k
+  total = p * (1 - p) / variance - 1  # of the Beta's two parameters
+  i = np.arange(k)
+  alike = [np.prod((total * q + i) / np.maximum(total + i, 1e-300)) for q in (p, 1 - p)]
+  return float(1 - sum(alike)) if total > 0 else 0.0
+
+
 def consensus(answers_PJ: Sequence[Sequence[str | None]], correct_PJ: np.ndarray) -> np.ndarray:
   """Whether the commonest answer of each problem is right, cons_P: self-consistency, maj@J.
 

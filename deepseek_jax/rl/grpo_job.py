@@ -10,6 +10,7 @@ import optax
 from deepseek_jax.by_name import pinned
 from deepseek_jax.config import ComputeConfig, ModelConfig, from_dict, require
 from deepseek_jax.data.asking import own_form
+from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.rl.rewards import Transform
@@ -17,6 +18,7 @@ from deepseek_jax.rl.trainer import Reinforcement, RLConfig
 from deepseek_jax.seeds import check_seed
 from deepseek_jax.sharding import MeshConfig
 from deepseek_jax.tasks.registry import load_task
+from deepseek_jax.tasks.task import Task
 from deepseek_jax.train import grpo
 from deepseek_jax.train.loop import FeedFn, LoopConfig, Position, StepFn
 from deepseek_jax.train.optimizer import OptimizerConfig
@@ -90,19 +92,31 @@ def run_grpo(
     model: Transformer, tx: optax.GradientTransformation, position: Position
   ) -> tuple[StepFn, FeedFn]:
     del position  # all that an iteration depends on is its number
-    compiled = grpo.GRPOConfig(job.loss_chunk)
-    stage = Reinforcement(
-      update=grpo.make_step(model, tx, compiled),
-      score=grpo.make_scorer(model, compiled),
-      engine=SlotEngine(model, job.engine_batch),
-      task=task,
-      tokenizer=tokenizer,
-      config=job.rl,
-      iterations=job.train.steps,
-      seed=job.seed,
-      mesh=model.mesh,
-      transform=transform,
-    )
+    stage = reinforcement(job, model, tx, task, tokenizer, transform)
     return stage.step, stage.feed
 
   return run_job(job, tokenizer, directory, parts, reference=job.rl.kl_weight > 0, stage=stage)
+
+
+def reinforcement(
+  job: GRPOJob,
+  model: Transformer,
+  tx: optax.GradientTransformation,
+  task: Task,
+  tokenizer: Tokenizer,
+  transform: Transform | None = None,
+) -> Reinforcement:
+  """The stage that a job is, whose feed and step the loop calls."""
+  compiled = grpo.GRPOConfig(job.loss_chunk)
+  return Reinforcement(
+    update=grpo.make_step(model, tx, compiled),
+    score=grpo.make_scorer(model, compiled),
+    engine=SlotEngine(model, job.engine_batch),
+    task=task,
+    tokenizer=tokenizer,
+    config=job.rl,
+    iterations=job.train.steps,
+    seed=job.seed,
+    mesh=model.mesh,
+    transform=transform,
+  )

@@ -202,26 +202,43 @@ def begin_training(
   ema: bool = False,
   reference: bool = False,
 ) -> tuple[TrainState, Position]:
-  """The state a job goes on from: its own newest checkpoint, or the beginning.
-
-  The beginning is `weights` (which are copied), the weights in the directory `init`, or random
-  ones of `seed`; in every case with a fresh optimiser, on the model's mesh.
-  """
+  """The state a job goes on from: its own newest checkpoint, or `first_state`."""
   key = random_key(seed)
+  abstract = abstract_state(
+    lambda: init_state(init_weights(model, key), tx, ema, reference), model.mesh
+  )
+  return begin(
+    abstract,
+    lambda: first_state(model, tx, seed, init, weights, ema, reference),
+    checkpointer,
+    log,
+  )
 
-  def fresh(key: jax.Array) -> TrainState:
-    return init_state(init_weights(model, key), tx, ema, reference)
 
-  def create() -> TrainState:
-    if weights is None and not init:
-      return init_sharded(fresh, model.mesh, key)
-    given = weights if weights is not None else _matching(model.config, init, model.mesh)
-    if model.mesh is not None:
-      given = jax.device_put(given, state_shardings(model.mesh, given))
-    return init_sharded(lambda w: init_state(w, tx, ema, reference), model.mesh, given)
+def first_state(
+  model: Transformer,
+  tx: optax.GradientTransformation,
+  seed: int = 0,
+  init: str = "",
+  weights: Weights | None = None,
+  ema: bool = False,
+  reference: bool = False,
+) -> TrainState:
+  """The state a job begins with: `weights` (which are copied), those in `init`, or random ones.
 
-  abstract = abstract_state(lambda: fresh(key), model.mesh)
-  return begin(abstract, create, checkpointer, log)
+  The random ones are those of `seed`; in every case the optimiser is fresh, and all of it lies on
+  the model's mesh.
+  """
+  if weights is None and not init:
+    return init_sharded(
+      lambda key: init_state(init_weights(model, key), tx, ema, reference),
+      model.mesh,
+      random_key(seed),
+    )
+  given = weights if weights is not None else _matching(model.config, init, model.mesh)
+  if model.mesh is not None:
+    given = jax.device_put(given, state_shardings(model.mesh, given))
+  return init_sharded(lambda w: init_state(w, tx, ema, reference), model.mesh, given)
 
 
 def _matching(config: ModelConfig, init: str, mesh: Mesh | None) -> Weights:

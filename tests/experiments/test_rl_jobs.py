@@ -1,6 +1,8 @@
 """experiments.grpo, sft and distill as a user runs them, each on the model of the one before."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -70,6 +72,62 @@ def test_grpo_killed_and_restarted_is_the_run_undisturbed(
   )
   assert happened >= 1
   killing.assert_same_outcome(tmp_path, reinforced)
+
+
+def preflight(workdir, base, *arguments):
+  """Status, standard output and standard error of the job's preflight."""
+  command = [sys.executable, "-m", "experiments.grpo", *grpo(workdir, base), "--preflight"]
+  done = subprocess.run(
+    [*command, *arguments],
+    cwd=killing.ROOT,
+    env=killing.program_environment(None),
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+  return done.returncode, done.stdout, done.stderr
+
+
+def test_a_preflight_tells_what_a_run_would_meet_and_leaves_nothing(tmp_path, cache, base):
+  workdir, out = tmp_path / "run", tmp_path / "figures.json"
+  status, told, errors = preflight(workdir, base, f"--preflight_out={out}")
+  assert status == 0, told + errors
+  found = json.loads(out.read_text())
+  levels = {finding["name"]: finding["level"] for finding in found["findings"]}
+  assert set(levels) == {
+    "memory", "disk", "pass", "groups", "reward", "cut off", "lengths", "prompts", "format",
+    "language", "verifier", "judging", "update", "time",
+  }  # fmt: skip
+  assert found["level"] == max(levels.values(), key=("green", "amber", "red").index) != "red"
+  assert all(f"{level:<5}  {name:<9}  " in told for name, level in levels.items())
+  assert f"of {ITERATIONS} iterations of 4 prompts x 4 samples on {TASK}" in told
+  assert "nothing was trained and nothing kept" in told
+  assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_preflight_that_finds_red_ends_with_status_1(tmp_path, cache, base):
+  status, told, _ = preflight(
+    tmp_path / "run", base, "--config.rl.rollout.max_new=1", "--preflight_prompts=2"
+  )
+  assert status == 1
+  assert "red    cut off    " in told and "raise rl.rollout.max_new" in told
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+  ("arguments", "told"),
+  [
+    (["--preflight_prompts=4"], "--preflight_prompts is for --preflight"),
+    (["--preflight", "--preflight_out=/absent/file"], "/absent/file lies in no directory"),
+    (["--preflight", "--preflight_prompts=1"], "--preflight_prompts is 1; give at least 2"),
+  ],
+)
+def test_flags_of_a_preflight_that_cannot_be_are_one_sentence(
+  tmp_path, cache, base, arguments, told
+):
+  errors = killing.run("experiments.grpo", [*grpo(tmp_path / "run", base), *arguments], cache, 2)
+  assert told in errors and len(errors.strip().splitlines()) == 1
+  assert list(tmp_path.iterdir()) == []
 
 
 def distill(workdir, base, teacher, mix):

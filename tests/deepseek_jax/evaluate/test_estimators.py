@@ -28,6 +28,50 @@ def test_pass_at_1_is_the_mean_and_pass_at_n_is_any():
   np.testing.assert_array_equal(estimators.pass_at_k(correct, 8), correct.any(axis=1))
 
 
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=7), st.integers(1, 7))
+@settings(deadline=None)
+def test_differing_at_k_equals_counting_every_subset(values, k):
+  if k > len(values):
+    with pytest.raises(ValueError, match=f"at least {k} samples"):
+      estimators.differing_at_k(np.array([values]), k)
+    return
+  expected = np.mean([len(set(some)) > 1 for some in itertools.combinations(values, k)])
+  found = estimators.differing_at_k(np.array([values]), k)[0]
+  assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_differing_at_k_is_unbiased():
+  """Over all outcomes of four samples with pass rate .3, by their probabilities."""
+  outcomes_PJ = np.array(list(itertools.product((0, 1), repeat=4)))
+  chance_P = np.prod(np.where(outcomes_PJ == 1, 0.3, 0.7), axis=1)
+  for k in (2, 3, 4):
+    mean = chance_P @ estimators.differing_at_k(outcomes_PJ, k)
+    assert mean == pytest.approx(1 - 0.3**k - 0.7**k)
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=9))
+def test_differing_beyond_agrees_at_two_and_rises_to_a_share(correct):
+  correct_PJ = np.array(correct, float)
+  two, *rest = (estimators.differing_beyond(correct_PJ, k) for k in (2, 3, 8, 64))
+  counted = estimators.differing_at_k(correct_PJ, 2).mean()
+  right_P = correct_PJ.mean(axis=1)
+  square = (right_P * (4 * right_P - 1) / 3).mean()
+  if square >= right_P.mean() ** 2:  # else no distribution has these moments: all rates are alike
+    assert two == pytest.approx(counted, abs=1e-9)
+  assert -1e-9 <= two <= rest[0] + 1e-9 <= rest[1] + 2e-9 <= rest[2] + 3e-9 <= 1 + 1e-6
+
+
+def test_differing_beyond_finds_the_truth_of_beta_distributed_rates():
+  rng = np.random.default_rng(0)
+  rate_P = rng.beta(0.5, 2.0, 20_000)
+  correct_PJ = (rng.random((20_000, 4)) < rate_P[:, None]).astype(float)
+  for k in (4, 16, 64):
+    true = np.mean(1 - rate_P**k - (1 - rate_P) ** k)
+    assert estimators.differing_beyond(correct_PJ, k) == pytest.approx(true, abs=0.015)
+    plugged = np.mean([1 - p**k - (1 - p) ** k for p in correct_PJ.mean(axis=1)])
+    assert k == 4 or plugged < true - 0.15
+
+
 @pytest.mark.parametrize("bad", [np.zeros(4), np.array([[0.5, 1.0]])])
 def test_pass_at_k_refuses_what_it_is_not_defined_for(bad):
   with pytest.raises(ValueError, match="pass@k"):

@@ -1,0 +1,121 @@
+"""A preflight's verdict: its findings and proposals together, as text and as JSON."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from deepseek_jax.rl.grpo_job import GRPOJob
+from deepseek_jax.rl.preflight.finding import LEVELS, Finding, worst
+from deepseek_jax.rl.preflight.headroom import Headroom
+from deepseek_jax.rl.preflight.machine import (
+  disk_finding,
+  failure_finding,
+  gold_finding,
+  memory_finding,
+  time_finding,
+  update_finding,
+  update_operations,
+)
+from deepseek_jax.rl.preflight.proposals import Proposal, propose
+from deepseek_jax.rl.preflight.samples import sample_findings
+from deepseek_jax.rl.preflight.trial import Trial, try_job
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+  """What a preflight found of a job, and what it proposes."""
+
+  title: str
+  findings: tuple[Finding, ...]
+  proposals: tuple[Proposal, ...]
+  complete: bool  # False: the memory did not suffice to try it
+
+  @property
+  def level(self) -> str:
+    """The worst of the findings'."""
+    return worst(self.findings)
+
+  def text(self) -> str:
+    """For people to read."""
+    lines = [self.title, *(f"  {finding.line}" for finding in self.findings)]
+    if not self.complete:
+      lines.append("nothing else was tried, for the memory would not suffice for it")
+    if self.proposals:
+      lines += ["proposals", *(f"  {proposal.line}" for proposal in self.proposals)]
+    counts = {level: sum(f.level == level for f in self.findings) for level in reversed(LEVELS)}
+    told = ", ".join(f"{count} {level}" for level, count in counts.items() if count)
+    return "\n".join([*lines, f"{self.level}: {told}; nothing was trained and nothing kept"])
+
+  def json(self) -> str:
+    """For programs to read; a number that is not finite is null."""
+    whole = {
+      "title": self.title,
+      "level": self.level,
+      "complete": self.complete,
+      "findings": [dataclasses.asdict(finding) for finding in self.findings],
+      "proposals": [proposal.as_json() for proposal in self.proposals],
+    }
+    text = json.dumps(_finite(whole), indent=1, ensure_ascii=False, allow_nan=False, default=float)
+    return f"{text}\n"
+
+
+def judge(job: GRPOJob, problems: int | None = None, workdir: Path | None = None) -> Verdict:
+  """Tries a job (see `try_job`, whose errors it has) and says what was found.
+
+  `workdir` is where the run would be kept; it is only looked at.
+  """
+  headroom, trial = try_job(job, problems)
+  rollout = job.rl.rollout
+  title = (
+    f"preflight of {job.train.steps} iterations of {rollout.prompts} prompts x {rollout.group} "
+    f"samples on {job.task}, from {job.init or 'random weights'}, on {_devices(job)}"
+  )
+  if trial is not None:
+    tried, group = trial.correct_PJ.shape
+    title += f"; tried on {tried} problems x {group} samples at temperature {rollout.temperature:g}"
+  return Verdict(
+    title=title,
+    findings=tuple(find(job, headroom, trial, workdir)),
+    proposals=tuple(propose(trial, rollout, job.model.max_context)) if trial else (),
+    complete=trial is not None,
+  )
+
+
+def find(
+  job: GRPOJob, headroom: Headroom, trial: Trial | None, workdir: Path | None = None
+) -> list[Finding]:
+  """Everything there is to say of a job, what it has to fit into first."""
+  room = [memory_finding(headroom, trial.peak if trial else 0)]
+  if workdir is not None:
+    room.append(disk_finding(headroom, workdir, job.train.keep, job.mesh.devices))
+  if trial is None:
+    return room
+  return [
+    *room,
+    *sample_findings(trial, job.rl.rollout),
+    gold_finding(trial.gold),
+    failure_finding(trial),
+    update_finding(trial, job.rl.clip_low),
+    time_finding(trial, job.train.steps, update_operations(trial, job.model, job.rl.epochs)),
+  ]
+
+
+def _devices(job: GRPOJob) -> str:
+  """What the run would compute on, as JAX calls it: `1 x cpu`, `8 x NVIDIA H100 80GB HBM3`."""
+  return f"{job.mesh.devices} x {jax.devices()[0].device_kind}"
+
+
+def _finite(value: Any) -> Any:
+  """The value with NaN and infinity replaced by None, which JSON has."""
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  if isinstance(value, Mapping):
+    return {k: _finite(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_finite(v) for v in value]
+  return value

@@ -145,10 +145,26 @@ DISTILL = {
   "temperature": float,
   "engine_batch": int,
 }
+REWARD = {
+  "correct": float,
+  "format": float,
+  "language": float,
+  "overlong": {"weight": float, "buffer": int},
+  "cosine": {
+    "weight": float,
+    "right_short": float,
+    "right_long": float,
+    "wrong_short": float,
+    "wrong_long": float,
+    "exceeding": float,
+  },
+  "repetition": {"weight": float, "ngram": int},
+}
 RL = {
   "rollout": {
     "prompts": int,
     "group": int,
+    "dynamic": int,
     "max_new": int,
     "temperature": float,
     "updates": int,
@@ -156,7 +172,7 @@ RL = {
     "width": int,
     "share_prompts": bool,
     "template": str,
-    "reward": {"correct": float, "format": float, "language": float},
+    "reward": REWARD,
     "advantage": {"scale": str, "truncated": str, "normalisation": str},
   },
   "epochs": int,

@@ -196,6 +196,7 @@ GRPO = {
   "model": MODEL,
   "rl": RL,
   "train": LOOP,
+  "samples": {"count": int, "megabytes": float},
   "task": str,
   "tokenizer": str,
   "optimizer": OPTIMIZER,

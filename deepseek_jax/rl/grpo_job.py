@@ -13,6 +13,8 @@ from deepseek_jax.data.asking import own_form
 from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.rl.rewards import Transform
+from deepseek_jax.rl.rollout import Rollout
+from deepseek_jax.rl.samples import SampleLog, SamplesConfig
 from deepseek_jax.rl.trainer import Reinforcement, RLConfig
 from deepseek_jax.seeds import check_seed
 from deepseek_jax.sharding import MeshConfig
@@ -36,6 +38,7 @@ class GRPOJob:
   model: ModelConfig
   train: LoopConfig
   rl: RLConfig = RLConfig()
+  samples: SamplesConfig = SamplesConfig()
   task: str = "mini"  # see tasks.registry.load_task
   tokenizer: str = "word"  # word | byte | a directory
   optimizer: OptimizerConfig = OptimizerConfig(weight_decay=0.0)
@@ -89,7 +92,14 @@ def run_grpo(
   def parts(
     model: Transformer, tx: optax.GradientTransformation, position: Position
   ) -> tuple[StepFn, FeedFn]:
-    del position  # all that an iteration depends on is its number
+    log = SampleLog(directory, job.samples)
+    log.resume(position.step)
+
+    def observe(iteration: int, rollout: Rollout) -> None:
+      step = iteration + 1
+      if step % job.train.log_every == 0 or step == job.train.steps:
+        log.write(step, rollout)
+
     compiled = grpo.GRPOConfig(job.loss_chunk)
     stage = Reinforcement(
       update=grpo.make_step(model, tx, compiled),
@@ -102,6 +112,7 @@ def run_grpo(
       seed=job.seed,
       mesh=model.mesh,
       transform=transform,
+      observe=observe,
     )
     return stage.step, stage.feed
 

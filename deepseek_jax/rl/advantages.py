@@ -6,6 +6,7 @@ DeepSeek), over tokens (DAPO, 2503.14476), or over sequences of a constant lengt
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -65,6 +66,22 @@ def group_advantages(
     advantage_BJ=np.where(varied_B1, advantage_BJ, 0.0),
     kept_BJ=valid_BJ & varied_B1,
     zero_variance=int(np.sum(~varied_B1)),
+  )
+
+
+def first_groups(several: Sequence[Advantages], count: int) -> Advantages:
+  """The advantages of all prompts, in order, of which the first `count` groups that tell are kept.
+
+  Groups beyond those are surplus and lose their advantages.
+  """
+  kept_BJ = np.concatenate([a.kept_BJ for a in several])
+  telling_B = kept_BJ.any(axis=1)
+  within_B1 = (np.cumsum(telling_B) <= count)[:, None]
+  advantage_BJ = np.concatenate([a.advantage_BJ for a in several])
+  return Advantages(
+    advantage_BJ=np.where(within_B1, advantage_BJ, 0.0),
+    kept_BJ=kept_BJ & within_B1,
+    zero_variance=sum(a.zero_variance for a in several),
   )
 
 

@@ -106,18 +106,20 @@ def draw(
   params: SamplingParams,
   counter: tuple[int, int],
   template: str = "plain",
+  place: int = 0,
 ) -> list[Completion]:
   """`group` samples of each problem, problem by problem.
 
-  A sample depends on the weights, its problem, `counter` (seed, step), the problem's place in
-  `problems` and its own number in the group, and on nothing else. Every token that ends an answer
+  A sample depends on the weights, its problem, `counter` (seed, step), the problem's place (in
+  `problems`, the first being number `place`) and its own number in the group, and on nothing else.
+  What is drawn at one counter has places of its own. Every token that ends an answer
   stops it, besides the stop tokens of `params`. `template` is a form of `asking.ask`.
   """
   params = dataclasses.replace(params, stop=tuple({*params.stop, *stop_ids(tokenizer)}))
   asked = [ask(tokenizer, p.prompt, template) for p in problems]
   prompts = [prompt.tokens for prompt in asked for _ in range(group)]
   places_B, numbers_B = np.divmod(np.arange(len(prompts)), group)
-  keys_B = sample_keys(*counter, places_B, numbers_B)
+  keys_B = sample_keys(*counter, place + places_B, numbers_B)
   drawn = engine.generate(weights, prompts, params, keys_B)
   owners = [problem for problem in problems for _ in range(group)]
   texts = [

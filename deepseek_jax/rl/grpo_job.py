@@ -14,6 +14,8 @@ from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.rl.rewards import Transform
+from deepseek_jax.rl.rollout import Rollout
+from deepseek_jax.rl.samples import SampleLog, SamplesConfig
 from deepseek_jax.rl.trainer import Reinforcement, RLConfig
 from deepseek_jax.seeds import check_seed
 from deepseek_jax.sharding import MeshConfig
@@ -38,6 +40,7 @@ class GRPOJob:
   model: ModelConfig
   train: LoopConfig
   rl: RLConfig = RLConfig()
+  samples: SamplesConfig = SamplesConfig()
   task: str = "mini"  # see tasks.registry.load_task
   tokenizer: str = "word"  # word | byte | a directory
   optimizer: OptimizerConfig = OptimizerConfig(weight_decay=0.0)
@@ -91,8 +94,16 @@ def run_grpo(
   def parts(
     model: Transformer, tx: optax.GradientTransformation, position: Position
   ) -> tuple[StepFn, FeedFn]:
-    del position  # all that an iteration depends on is its number
+    log = SampleLog(directory, job.samples)
+    log.resume(position.step)
+
+    def observe(iteration: int, rollout: Rollout) -> None:
+      step = iteration + 1
+      if step % job.train.log_every == 0 or step == job.train.steps:
+        log.write(step, rollout)
+
     stage = reinforcement(job, model, tx, task, tokenizer, transform)
+    stage = dataclasses.replace(stage, observe=observe)
     return stage.step, stage.feed
 
   return run_job(job, tokenizer, directory, parts, reference=job.rl.kl_weight > 0, stage=stage)

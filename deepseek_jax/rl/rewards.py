@@ -1,4 +1,5 @@
-"""Rewards from a verifier's scores (2501.12948, sections 2.2 and 3.2: accuracy, format, language).
+"""Rewards: the weighted sum of what a verifier says (2501.12948, sections 2.2 and 3.2: accuracy,
+format, language) and of what length and repetition are worth (`reward_parts.py`).
 
 R1 gives accuracy and format equal weight; the minis' default, a tenth for the format, keeps a
 well-formed guess far below a right answer.
@@ -6,40 +7,110 @@ well-formed guess far below a right answer.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from deepseek_jax.config import require
 from deepseek_jax.rl.completions import Completion
+from deepseek_jax.rl.reward_parts import (
+  CosineConfig,
+  OverlongConfig,
+  RepetitionConfig,
+  cosine,
+  overlong,
+  repetition,
+)
 
 # (rewards_BJ, iteration) -> rewards_BJ: what an experiment may do to rewards before they are used.
 Transform = Callable[[np.ndarray, int], np.ndarray]
 
+SCORED = ("correct", "format", "language")  # figures of a `Score`
+_OURS = ("overlong", "cosine", "repetition")
+
 
 @dataclasses.dataclass(frozen=True)
 class RewardConfig:
-  """The weight of each figure of a `Score`."""
+  """The weight of each part of a reward; a part of weight 0 is not in use.
+
+  `correct`, `format` and `language` are the weights of a `Score`'s figures; the other parts have
+  theirs among their settings.
+  """
 
   correct: float = 1.0
   format: float = 0.1
   language: float = 0.0
+  overlong: OverlongConfig = OverlongConfig()
+  cosine: CosineConfig = CosineConfig()
+  repetition: RepetitionConfig = RepetitionConfig()
 
   def __post_init__(self) -> None:
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      require(math.isfinite(value), f"reward.{field.name} is {value}; it must be a finite number.")
+    for name in SCORED:
+      value = getattr(self, name)
+      require(math.isfinite(value), f"reward.{name} is {value}; it must be a finite number.")
+
+  def weights(self) -> dict[str, float]:
+    """Of the parts in use, by name."""
+    weights = {name: getattr(self, name) for name in SCORED}
+    weights |= {name: getattr(self, name).weight for name in _OURS}
+    return {name: weight for name, weight in weights.items() if weight}
+
+  def check(self, longest: int, truncated: str) -> None:
+    """ConfigError unless the parts fit answers of at most `longest` tokens, see AdvantageConfig."""
+    buffer, used = self.overlong.buffer, [name for name in _OURS if getattr(self, name).weight]
+    require(
+      "overlong" not in used or buffer <= longest,
+      f"reward.overlong.buffer is {buffer}; it must not exceed rollout.max_new, {longest}.",
+    )
+    require(
+      not used or truncated != "zero",
+      f"reward.{used[0] if used else ''}.weight is above 0, but advantage.truncated is 'zero' and "
+      "gives a sample that was cut off the reward 0, more than a penalty; make it keep or mask.",
+    )
 
 
-def rewards(completions: Sequence[Completion], group: int, config: RewardConfig) -> np.ndarray:
-  """rewards_BJ of completions laid out prompt by prompt, `group` (J) of each."""
-  flat = [
-    config.correct * c.score.correct
-    + config.format * c.score.format
-    + config.language * c.score.language
-    for c in completions
-  ]
-  return np.array(flat, np.float64).reshape(-1, group)
+@dataclasses.dataclass(frozen=True)
+class Rewards:
+  """Of B prompts with J samples each."""
+
+  total_BJ: np.ndarray  # float64
+  parts: Mapping[str, np.ndarray]  # of those in use, by name: [B, J], without their weights
+
+
+def joined(several: Sequence[Rewards]) -> Rewards:
+  """The rewards of all prompts, in order."""
+  if len(several) == 1:
+    return several[0]
+  names = several[0].parts
+  return Rewards(
+    np.concatenate([r.total_BJ for r in several]),
+    {name: np.concatenate([r.parts[name] for r in several]) for name in names},
+  )
+
+
+def rewards(
+  completions: Sequence[Completion], group: int, config: RewardConfig, longest: int
+) -> Rewards:
+  """Of completions laid out prompt by prompt, `group` (J) of each, of at most `longest` tokens."""
+  total_BJ, parts = np.zeros([len(completions) // group, group]), {}
+  for name, weight in config.weights().items():
+    values = [_value(one, name, config, longest) for one in completions]
+    parts[name] = np.array(values, np.float64).reshape(-1, group)
+    total_BJ = total_BJ + weight * parts[name]
+  return Rewards(total_BJ, parts)
+
+
+def _value(one: Completion, part: str, config: RewardConfig, longest: int) -> float:
+  """A part of one completion's reward, without its weight."""
+  length, right = len(one.tokens), one.score.correct >= 1
+  match part:
+    case "overlong":
+      return overlong(length, one.truncated, longest, config.overlong.buffer)
+    case "cosine":
+      return cosine(length, right, one.truncated, longest, config.cosine)
+    case "repetition":
+      return repetition(one.text, config.repetition.ngram)
+  return getattr(one.score, part)
 
 
 def permuted(seed: int) -> Transform:

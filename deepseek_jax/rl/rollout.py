@@ -1,4 +1,12 @@
-"""From prompts to the batches of a few updates: sample, judge, compare within groups, pack."""
+"""From prompts to the batches of a few updates: sample, judge, compare within groups, pack.
+
+With `dynamic` (2503.14476, section 3.2) groups of one mind make room for others: more problems are
+drawn, a round of `prompts` at a time, until as many groups teach something or the rounds are used
+up. Further rounds have a stream of problems to themselves, of which iteration i and round r have a
+fixed stretch, drawn or not. So every iteration's first round gets the problems that it would get
+without, none twice and none left out, and what an iteration draws depends on nothing before it. A
+task that ends is gone through again and again, by either stream.
+"""
 
 import dataclasses
 import math
@@ -11,15 +19,18 @@ from deepseek_jax.decode.engine import Engine, SamplingParams
 from deepseek_jax.rl.advantages import (
   AdvantageConfig,
   Advantages,
+  first_groups,
   group_advantages,
   token_weights,
 )
 from deepseek_jax.rl.completions import Completion, draw, fitting_problems
 from deepseek_jax.rl.packing import pack
-from deepseek_jax.rl.rewards import RewardConfig, Transform, rewards
-from deepseek_jax.tasks.scoring import failures
+from deepseek_jax.rl.rewards import RewardConfig, Rewards, Transform, joined, rewards
+from deepseek_jax.rl.statistics import statistics
 from deepseek_jax.tasks.task import Task
 from deepseek_jax.types import RolloutBatch, Weights
+
+_FURTHER = 2**30  # number of the first problem of further rounds; no run has that many iterations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +43,7 @@ class RolloutConfig:
 
   prompts: int = 32
   group: int = 8  # samples per prompt
+  dynamic: int = 0  # further rounds of as many prompts at most, for groups of one mind
   max_new: int = 128
   temperature: float = 1.0
   updates: int = 2  # parts of a rollout, each one update; groups stay whole
@@ -46,6 +58,7 @@ class RolloutConfig:
     for name in ("prompts", "max_new", "updates", "rows", "width"):
       value = getattr(self, name)
       require(value > 0, f"rollout.{name} is {value}; it must be positive.")
+    require(self.dynamic >= 0, f"rollout.dynamic is {self.dynamic}; it must not be negative.")
     require(self.group > 1, f"rollout.group is {self.group}; a group needs at least two samples.")
     require(
       0 < self.temperature < math.inf,
@@ -60,6 +73,7 @@ class RolloutConfig:
       f"rollout.max_new is {self.max_new}; it must be below rollout.width, {self.width}, which "
       "holds the prompt as well.",
     )
+    self.reward.check(self.max_new, self.advantage.truncated)
 
   @property
   def shape(self) -> tuple[int, int, int]:
@@ -77,14 +91,31 @@ class Update:
 
 
 @dataclasses.dataclass(frozen=True)
+class Round:
+  """Samples of as many problems as `prompts` says, judged and compared within their groups."""
+
+  completions: list[Completion]  # prompt by prompt
+  rewards: Rewards
+  advantages: Advantages
+  left_out: int  # problems whose prompts are too long
+
+  @property
+  def telling(self) -> int:
+    """Groups that teach something."""
+    return int(self.advantages.kept_BJ.any(axis=1).sum())
+
+
+@dataclasses.dataclass(frozen=True)
 class Rollout:
-  """What one round of sampling gave.
+  """What an iteration's sampling gave.
 
   There are fewer updates than configured where too few groups differ in reward.
   """
 
   updates: list[Update]
   completions: list[Completion]  # all of them, prompt by prompt
+  rewards: Rewards
+  advantages: Advantages  # `kept_BJ`: what entered the updates
   report: dict[str, float]
 
 
@@ -99,8 +130,41 @@ def roll_out(
   transform: Transform | None = None,
 ) -> Rollout:
   """Rollout number `iteration`: a function of its arguments alone, so that it can be redone."""
-  room = config.width - config.max_new
+  rounds: list[Round] = []
+  while not rounds or (
+    len(rounds) <= config.dynamic and sum(r.telling for r in rounds) < config.prompts
+  ):
+    rounds.append(
+      _round(engine, weights, task, tokenizer, config, seed, iteration, len(rounds), transform)
+    )
+  completions = [one for r in rounds for one in r.completions]
+  judged = joined([r.rewards for r in rounds])
+  advantages = first_groups([r.advantages for r in rounds], config.prompts)
+  return Rollout(
+    updates=_cut(completions, advantages, config, tokenizer.pad_id, _repeated(weights, config)),
+    completions=completions,
+    rewards=judged,
+    advantages=advantages,
+    report=statistics(completions, judged, advantages) | _drawn(rounds, config, advantages),
+  )
+
+
+def _round(
+  engine: Engine,
+  weights: Weights,
+  task: Task,
+  tokenizer: Tokenizer,
+  config: RolloutConfig,
+  seed: int,
+  iteration: int,
+  number: int,
+  transform: Transform | None,
+) -> Round:
+  """Round `number` of an iteration; the first, 0, is all there is without `dynamic`."""
   first = iteration * config.prompts
+  if number:
+    first = _FURTHER + (iteration * config.dynamic + number - 1) * config.prompts
+  room = config.width - config.max_new
   problems, left_out = fitting_problems(
     task, tokenizer, first, config.prompts, seed, room, config.template
   )
@@ -115,18 +179,14 @@ def roll_out(
     params,
     (seed, iteration),
     config.template,
+    place=number * config.prompts,
   )
-  rewards_BJ = rewards(completions, config.group, config.reward)
+  judged = rewards(completions, config.group, config.reward, config.max_new)
   if transform is not None:
-    rewards_BJ = transform(rewards_BJ, iteration)
-  truncated_BJ = np.array([c.truncated for c in completions]).reshape(rewards_BJ.shape)
-  advantages = group_advantages(rewards_BJ, truncated_BJ, config.advantage)
-  return Rollout(
-    updates=_cut(completions, advantages, config, tokenizer.pad_id, _repeated(weights, config)),
-    completions=completions,
-    report=_report(completions, rewards_BJ, advantages)
-    | ({"left_out": float(left_out)} if left_out else {}),
-  )
+    judged = dataclasses.replace(judged, total_BJ=transform(judged.total_BJ, iteration))
+  truncated_BJ = np.array([c.truncated for c in completions]).reshape(judged.total_BJ.shape)
+  advantages = group_advantages(judged.total_BJ, truncated_BJ, config.advantage)
+  return Round(completions, judged, advantages, left_out)
 
 
 def _repeated(weights: Weights, config: RolloutConfig) -> int:
@@ -157,22 +217,16 @@ def _cut(
   return updates
 
 
-def _report(
-  completions: list[Completion], rewards_BJ: np.ndarray, advantages: Advantages
-) -> dict[str, float]:
-  """Means over all samples, whether they enter an update or not."""
-  lengths = [len(c.tokens) for c in completions]
-  return {
-    "reward": float(rewards_BJ.mean()),
-    "correct": float(np.mean([c.score.correct for c in completions])),
-    "format": float(np.mean([c.score.format for c in completions])),
-    "language": float(np.mean([c.score.language for c in completions])),
-    "truncated": float(np.mean([c.truncated for c in completions])),
-    "length": float(np.mean(lengths)),
-    "sampled_tokens": float(np.sum(lengths)),
-    "zero_variance": advantages.zero_variance / len(rewards_BJ),
-    "kept": float(advantages.kept_BJ.mean()),
-    **{
-      f"unjudged_{kind}": float(n) for kind, n in failures([c.score for c in completions]).items()
-    },
-  }
+def _drawn(rounds: list[Round], config: RolloutConfig, advantages: Advantages) -> dict[str, float]:
+  """Prompts that did not fit; with `dynamic`, rounds, their prompts, the share that is unused."""
+  left_out = sum(r.left_out for r in rounds)
+  found = {"left_out": float(left_out)} if left_out else {}
+  if config.dynamic:
+    groups = len(advantages.kept_BJ)
+    used = np.count_nonzero(advantages.kept_BJ.any(axis=1))
+    found |= {
+      "rounds": float(len(rounds)),
+      "prompts_drawn": float(groups),
+      "dropped": 1 - used / groups,
+    }
+  return found

@@ -3,10 +3,17 @@
 `feed` samples with the weights of the state; `step` makes the updates. The whole iteration depends
 on (seed, iteration) and the state alone, and checkpoints fall between iterations, so that one that
 was cut short is redone as it was.
+
+Where `correction` or `largest_gap` asks for it, all samples are scored before the first update by
+the weights that drew them: `mismatch` is then the largest difference to what was recorded while
+sampling over all tokens of the iteration, whatever experts they met; `mismatch_mean` its mean and
+`mismatch_kl` the k3 estimate of the divergence. Otherwise it is what the first update reports.
 """
 
 import dataclasses
 import functools
+import math
+import operator
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,13 +25,13 @@ import optax
 from deepseek_jax.config import require
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import Engine
-from deepseek_jax.rl.completions import Completion
 from deepseek_jax.rl.rewards import Transform
 from deepseek_jax.rl.rollout import Rollout, RolloutConfig, Update, roll_out
 from deepseek_jax.sharding import shard_batch
 from deepseek_jax.tasks.task import Task
 from deepseek_jax.train import grpo
-from deepseek_jax.train.loop import Feed, Position
+from deepseek_jax.train.correction import LEVELS, Gap, correct
+from deepseek_jax.train.loop import Feed, Limit, Position
 from deepseek_jax.train.policy import PolicyKnobs, RatioLevel
 from deepseek_jax.train.schedule import check_weight, warmup_cosine
 from deepseek_jax.train.state import Metrics, TrainState, init_state
@@ -42,6 +49,9 @@ class RLConfig:
   ratio_level: str = "token"  # token | sequence_sum | sequence_mean: see train/policy.py
   clip_low: float = 0.2
   clip_high: float = 0.28
+  correction: str = "none"  # of the sampler's numerics: none | token | sequence
+  correction_cap: float = 2.0  # largest importance weight: see train/correction.py
+  largest_gap: float = 0.0  # of the two's log-probabilities; beyond it the run ends. 0: any
   kl: str = "k3"  # the estimator: k1 | k2 | k3
   kl_weight: float = 0.0  # 0 keeps no reference
   reference_every: int = 0  # updates after which the policy becomes the reference; 0: never
@@ -57,17 +67,39 @@ class RLConfig:
       self.ratio_level in _LEVELS,
       f"rl.ratio_level is {self.ratio_level!r}; use one of {', '.join(_LEVELS)}.",
     )
+    require(
+      self.correction in ("none", *LEVELS),
+      f"rl.correction is {self.correction!r}; use one of none, {', '.join(LEVELS)}.",
+    )
+    require(
+      1 <= self.correction_cap < math.inf,
+      f"rl.correction_cap is {self.correction_cap}; it must be finite and at least 1, the weight "
+      "of a token that both give one probability.",
+    )
     require(self.kl in ("k1", "k2", "k3"), f"rl.kl is {self.kl!r}; use k1, k2 or k3.")
     require(self.epochs > 0, f"rl.epochs is {self.epochs}; it must be positive.")
     for name in ("clip_low", "clip_high", "reference_every", "warmup"):
       value = getattr(self, name)
       require(value >= 0, f"rl.{name} is {value}; it must not be negative.")
-    for name in ("kl_weight", "peak", "final", "bias_speed", "mtp_weight", "balance_weight"):
+    for name in (
+      "kl_weight",
+      "peak",
+      "final",
+      "bias_speed",
+      "mtp_weight",
+      "balance_weight",
+      "largest_gap",
+    ):
       check_weight(f"rl.{name}", getattr(self, name))
     require(
       self.kl_weight > 0 or self.reference_every == 0,
       "rl.reference_every resets a reference, but rl.kl_weight is 0 and keeps none; set one.",
     )
+
+  @property
+  def rescores(self) -> bool:
+    """Whether samples are scored again before the first update."""
+    return self.correction != "none" or self.largest_gap > 0
 
   @property
   def updates(self) -> int:
@@ -101,7 +133,7 @@ class Reinforcement:
 
   `update` and `score` (`grpo.make_step`, `grpo.make_scorer`) are given, so that stages that differ
   in coefficients share what is compiled. `transform` may alter rewards (see `rewards.permuted`);
-  `observe` is shown the completions of each iteration.
+  `observe` is shown the rollout of each iteration.
   """
 
   update: grpo.Step
@@ -114,7 +146,7 @@ class Reinforcement:
   seed: int
   mesh: jax.sharding.Mesh | None = None
   transform: Transform | None = None
-  observe: Callable[[int, list[Completion]], None] | None = None
+  observe: Callable[[int, Rollout], None] | None = None
 
   def feed(self, position: Position, state: TrainState) -> Feed:
     """Samples the rollout of the next iteration."""
@@ -130,7 +162,7 @@ class Reinforcement:
       self.transform,
     )
     if self.observe is not None:
-      self.observe(iteration, rollout.completions)
+      self.observe(iteration, rollout)
     seconds = round(time.monotonic() - began, 4)
     c = self.config
     return Feed(
@@ -145,6 +177,7 @@ class Reinforcement:
       ),
       tokens=int(rollout.report["sampled_tokens"]),
       metrics={**rollout.report, "sampling_seconds": seconds},
+      limits={"mismatch": Limit(c.largest_gap, "rl.largest_gap")} if c.largest_gap else {},
     )
 
   def step(
@@ -155,12 +188,17 @@ class Reinforcement:
     if self.config.resets_reference(iteration):
       state = dataclasses.replace(state, reference=jax.tree.map(jnp.copy, state.weights))
     updates = [self._placed(update, state) for update in rollout.updates]
+    gaps: list[Gap] = []
+    if self.config.rescores:
+      compared = [self._compared(update, state) for update in updates]
+      updates, gaps = [update for update, _ in compared], [gap for _, gap in compared]
     rows: list[Metrics] = []
     for update in updates * self.config.epochs:
       knobs = dataclasses.replace(knobs, micro_batches=update.micro_batches)
       state, metrics = self.update(state, update.batch, knobs)
       rows.append(metrics)
-    return state, _summary(rows, with_kl=state.reference is not None)
+    summary = _summary(rows, with_kl=state.reference is not None)
+    return state, summary | _mismatch(gaps, self.config.correction != "none")
 
   def _placed(self, update: Update, state: TrainState) -> Update:
     """The update on its devices, with reference log-probabilities if there is a reference."""
@@ -171,6 +209,14 @@ class Reinforcement:
         batch, ref_logprob_BT=logprob_MBT * (batch.batch.loss_mask_BT > 0)
       )
     return Update(batch, update.micro_batches)
+
+  def _compared(self, update: Update, state: TrainState) -> tuple[Update, Gap]:
+    """The update, corrected if it shall be, and how far sampler and trainer are apart in it."""
+    logprob_MBT = self.score(state.weights, update.batch.batch, update.micro_batches)
+    c = self.config
+    level = LEVELS.get(c.correction, RatioLevel.TOKEN)
+    batch, gap = correct(update.batch, logprob_MBT, level, c.correction_cap)
+    return Update(batch, update.micro_batches) if c.correction != "none" else update, gap
 
 
 def _summary(rows: list[Metrics], with_kl: bool) -> dict[str, Any]:
@@ -193,3 +239,14 @@ def _summary(rows: list[Metrics], with_kl: bool) -> dict[str, Any]:
     elif name != "kl" or with_kl:
       summary[name] = functools.reduce(jnp.add, values) / len(values)
   return summary
+
+
+def _mismatch(gaps: list[Gap], capped: bool) -> Metrics:
+  """The gap over all updates' tokens, if they were scored again; see the head of this file."""
+  if not gaps:
+    return {}
+  gap = functools.reduce(operator.add, gaps)
+  tokens = jnp.maximum(gap.tokens, 1.0)
+  found = {"mismatch": gap.largest, "mismatch_mean": gap.absolute / tokens}
+  found["mismatch_kl"] = gap.kl / tokens
+  return found | ({"capped": gap.capped / tokens} if capped else {})

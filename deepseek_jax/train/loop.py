@@ -28,7 +28,7 @@ _USUAL_DECAY = 0.98  # of the running loss that a spike is measured against
 
 
 class TrainingDiverged(RuntimeError):  # noqa: N818
-  """The loss is not a number, or far above its usual height. One sentence."""
+  """The loss is not a number, or a figure is above its usual height or limit. One sentence."""
 
 
 class Terminated(Exception):  # noqa: N818
@@ -84,6 +84,14 @@ class Position:
 
 
 @dataclasses.dataclass(frozen=True)
+class Limit:
+  """The largest value of a metric with which a run goes on, and the field that sets it."""
+
+  value: float
+  field: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Feed:
   """What one step takes, and where that leaves the run."""
 
@@ -92,6 +100,7 @@ class Feed:
   tokens: int  # of this batch
   data: Any = None  # `Position.data` after it
   metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # to log beside the step's
+  limits: Mapping[str, Limit] = dataclasses.field(default_factory=dict)  # of the step's, by name
 
 
 FeedFn = Callable[[Position, TrainState], Feed]  # StopIteration: the data is at its end
@@ -136,7 +145,8 @@ def train(
   `state` is given away: steps donate it. `profile` is where traces go.
 
   Raises:
-    TrainingDiverged: by a loss that is no number or spikes; nothing of it is saved.
+    TrainingDiverged: by a loss that is no number or spikes, or a metric above its limit; nothing
+      of it is saved.
     Terminated: by SIGTERM, once the step under way is saved.
     ConfigError: the disk is full.
   """
@@ -201,7 +211,7 @@ class _Run:
     metrics = {name: float(value) for name, value in jax.device_get(arrays).items()}
     seconds = time.monotonic() - self._clock
     self._clock += seconds
-    self._judge(position.step, metrics)
+    self._judge(position.step, metrics, fed.limits)
     rate = fed.tokens / max(seconds, 1e-9)
     record = {**metrics, **fed.metrics, "tokens_seen": position.tokens}
     if position.step % self.config.log_every == 0 or position.step == self.config.steps:
@@ -218,12 +228,16 @@ class _Run:
     host = dataclasses.asdict(dataclasses.replace(position, usual_loss=self.usual_loss))
     self.checkpointer.save(position.step, state, host)
 
-  def _judge(self, step: int, metrics: Mapping[str, float]) -> None:
+  def _judge(self, step: int, metrics: Mapping[str, float], limits: Mapping[str, Limit]) -> None:
     """Raises TrainingDiverged at a bad step; otherwise lets its loss into the running mean."""
     loss = metrics.get("loss", 0.0)
     for name in ("loss", "grad_norm"):
       if not math.isfinite(metrics.get(name, 0.0)):
         self._stop(f"the {name} of step {step} is {metrics[name]}")
+    for name, limit in limits.items():
+      if not metrics.get(name, limit.value) <= limit.value:  # which is true of nan
+        told = f"the {name} of step {step} is {metrics[name]:.4g}"
+        self._stop(f"{told}, more than {limit.field}, {limit.value:.4g}")
     usual, factor = self.usual_loss, self.config.spike_factor
     if factor is not None and usual is not None and loss > factor * usual:
       self._stop(f"the loss of step {step} is {loss:.4g}, more than {factor} times {usual:.4g}")

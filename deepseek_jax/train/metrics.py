@@ -44,18 +44,7 @@ class MetricsLog:
       ConfigError: the disk is full; the file is left as it was.
     """
     head = {"stage": self.stage} if self.stage else {}
-    line = json.dumps({**head, "step": step, **record}, allow_nan=False) + "\n"
-    size = self.path.stat().st_size if self.path.exists() else 0
-    try:
-      with open(self.path, "a", encoding="utf-8") as file:
-        file.write(line)
-    except OSError as error:
-      if not disk_is_full(error):
-        raise
-      os.truncate(self.path, size)
-      raise ConfigError(
-        f"the disk of {self.path} is full; free some space and run the same command again."
-      ) from error
+    append_line(self.path, json.dumps({**head, "step": step, **record}, allow_nan=False))
     if self._writer is not None:
       for name, value in record.items():
         if isinstance(value, int | float):
@@ -79,10 +68,25 @@ class MetricsLog:
     return record.get("stage", "") == self.stage
 
 
+def append_line(path: Path, line: str) -> None:
+  """Adds a line to a file; ConfigError, and the file as it was, where the disk is full."""
+  size = path.stat().st_size if path.exists() else 0
+  try:
+    with open(path, "a", encoding="utf-8", errors="replace") as file:
+      file.write(line + "\n")
+  except OSError as error:
+    if not disk_is_full(error):
+      raise
+    os.truncate(path, size)
+    raise ConfigError(
+      f"the disk of {path} is full; free some space and run the same command again."
+    ) from error
+
+
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-  """The records of a metrics.jsonl in order; a last line that a kill cut short is left out."""
+  """The records of a file of lines in order; a last line that a kill cut short is left out."""
   path = Path(path)
   if not path.exists():
     return []
-  lines = path.read_text(encoding="utf-8").split("\n")
+  lines = path.read_bytes().split(b"\n")  # a kill may cut a character in two
   return [json.loads(line) for line in lines[:-1]]

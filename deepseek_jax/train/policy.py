@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from deepseek_jax.types import SHARED, RolloutBatch
 
-_LOG_RATIO_LIMIT = 20.0  # exp(20) is far outside any clip; beyond it float32 could overflow
+LOG_RATIO_LIMIT = 20.0  # exp(20) is far outside any clip; beyond it float32 could overflow
 
 
 class RatioLevel(enum.IntEnum):
@@ -64,15 +64,15 @@ def objective(
   """
   mask_BT = rollout.batch.loss_mask_BT > 0
   log_ratio_BT = jnp.where(mask_BT, logprob_BT - rollout.old_logprob_BT, 0.0)
-  log_ratio_BT = _at_level(log_ratio_BT, mask_BT, rollout.batch.segments_BT, knobs.ratio_level)
-  ratio_BT = jnp.exp(jnp.clip(log_ratio_BT, -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT))
+  log_ratio_BT = at_level(log_ratio_BT, mask_BT, rollout.batch.segments_BT, knobs.ratio_level)
+  ratio_BT = jnp.exp(jnp.clip(log_ratio_BT, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
   low, high = 1.0 - knobs.clip_low, 1.0 + knobs.clip_high
   gain_BT = jnp.minimum(
     ratio_BT * rollout.advantage_BT, jnp.clip(ratio_BT, low, high) * rollout.advantage_BT
   )
 
   log_ref_BT = jnp.where(mask_BT, rollout.ref_logprob_BT - logprob_BT, 0.0)  # log(ref / pi)
-  log_ref_BT = jnp.clip(log_ref_BT, -_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT)
+  log_ref_BT = jnp.clip(log_ref_BT, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
   k3_BT = jnp.expm1(log_ref_BT) - log_ref_BT
   kl_BT = -knobs.kl_k1 * log_ref_BT + knobs.kl_k2 * 0.5 * log_ref_BT**2 + knobs.kl_k3 * k3_BT
 
@@ -90,7 +90,7 @@ def objective(
   return loss, sums
 
 
-def _at_level(
+def at_level(
   log_ratio_BT: jax.Array, mask_BT: jax.Array, segments_BT: jax.Array, level: jax.Array
 ) -> jax.Array:
   """Each token's log-ratio at `level`: its own, or its sequence's sum or mean."""

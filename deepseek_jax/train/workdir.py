@@ -31,6 +31,8 @@ FREE_FIELDS = (
   "*train.progress_seconds",
   "*train.profile_steps",
   "*evaluation.*",
+  "*rl.largest_gap",
+  "samples.*",
   "*mesh.*",
 )
 _GROWING = ("*rollout.width",)  # free to grow: a longer prompt finds room, the others are as before

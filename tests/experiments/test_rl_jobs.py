@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from deepseek_jax.train.metrics import read_metrics
+from experiments.program import DIVERGED
 from tests import killing
 
 TASK = "isolated:tests.positive_task:Positive"  # its verifier in processes of its own
@@ -72,6 +73,44 @@ def test_grpo_killed_and_restarted_is_the_run_undisturbed(
   )
   assert happened >= 1
   killing.assert_same_outcome(tmp_path, reinforced)
+  said, undisturbed = (path / "samples.jsonl" for path in (tmp_path, reinforced))
+  assert said.read_bytes() == undisturbed.read_bytes()
+
+
+def test_grpo_keeps_samples_with_what_they_earned(reinforced):
+  lines = (reinforced / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+  records = [json.loads(line) for line in lines]
+  assert [r["step"] for r in records] == [n for n in range(1, ITERATIONS + 1) for _ in range(4)]
+  for one in records:
+    assert list(one["parts"]) == ["correct", "format"]
+    assert one["reward"] == pytest.approx(one["parts"]["correct"] + 0.1 * one["parts"]["format"])
+    assert one["kept"] or one["advantage"] == 0
+  assert any(one["kept"] for one in records) and all(one["prompt"] for one in records)
+
+
+@pytest.mark.slow
+def test_grpo_with_penalties_more_rounds_and_correction_ends_beyond_its_gap(tmp_path, cache, base):
+  arguments = [
+    *grpo(tmp_path, base)[:-1],
+    "--config.rl.rollout.dynamic=1",
+    "--config.rl.rollout.reward.overlong.weight=0.5",
+    "--config.rl.rollout.reward.overlong.buffer=4",
+    "--config.rl.rollout.reward.repetition.weight=0.2",
+    "--config.rl.rollout.advantage.truncated=keep",
+    "--config.rl.correction=token",
+  ]
+  killing.run("experiments.grpo", [*arguments, "--config.train.steps=2"], cache)
+  records = read_metrics(tmp_path / "metrics.jsonl")
+  assert len(records) == 2
+  for record in records:
+    assert record["prompts_drawn"] == 4 * record["rounds"] <= 8
+    assert {"reward_overlong", "reward_overlong_std", "reward_repetition", "dropped"} <= set(record)
+    if record["updates"]:
+      assert record["mismatch_mean"] <= record["mismatch"] < 1e-4 and record["capped"] == 0
+  beyond = ["--config.rl.largest_gap=1e-12", "--config.train.steps=8"]
+  told = killing.run("experiments.grpo", [*arguments, *beyond], cache, status=DIVERGED)
+  assert "more than rl.largest_gap, 1e-12; training stops" in told
+  assert len(read_metrics(tmp_path / "metrics.jsonl")) < 8
 
 
 def preflight(workdir, base, *arguments):

@@ -147,7 +147,7 @@ def _trial(stage: Reinforcement, state: TrainState, problems: int, update: Compi
     task=timed,
     config=_telling(stage, size),
     transform=rewards,
-    observe=lambda _, completions: drawn.extend(completions),
+    observe=lambda _, rollout: drawn.extend(rollout.completions),
   )
   turns, fed, left_out, before = [], [], 0.0, watch().seconds
   for number in range(count):

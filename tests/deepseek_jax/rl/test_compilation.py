@@ -45,6 +45,12 @@ CONFIG = RLConfig(
   ),
   peak=1e-2,
 )  # fmt: skip
+FULL = dataclasses.replace(
+  CONFIG,
+  rollout=dataclasses.replace(CONFIG.rollout, dynamic=1),
+  correction="token",
+  largest_gap=1.0,
+)
 ITERATIONS = 20
 
 
@@ -61,8 +67,12 @@ class Lengths:
     return Score(1.0 / (1 + len(text.split())), 1.0, 1.0)
 
 
-@pytest.mark.parametrize("config", [DENSE, EXPERTS], ids=["dense", "experts"])
-def test_nothing_is_compiled_after_the_third_iteration(config):
+@pytest.mark.parametrize(
+  ("config", "rl"),
+  [(DENSE, CONFIG), (EXPERTS, CONFIG), (DENSE, FULL)],
+  ids=["dense", "experts", "corrected"],
+)
+def test_nothing_is_compiled_after_the_third_iteration(config, rl):
   model, tx = Transformer(config), make_optimizer(OptimizerConfig(weight_decay=0.0))
   stage = Reinforcement(
     update=grpo.make_step(model, tx, grpo.GRPOConfig()),
@@ -70,7 +80,7 @@ def test_nothing_is_compiled_after_the_third_iteration(config):
     engine=SlotEngine(model, slots=32),
     task=Lengths(),
     tokenizer=TOKENIZER,
-    config=CONFIG,
+    config=rl,
     iterations=ITERATIONS,
     seed=0,
   )

@@ -1,5 +1,6 @@
 """The loop with a model of one matrix: resuming, ending, diverging, never waiting."""
 
+import dataclasses
 import functools
 import os
 import signal
@@ -13,7 +14,7 @@ import pytest
 from deepseek_jax.config import ConfigError
 from deepseek_jax.train import loop
 from deepseek_jax.train.checkpoint import Checkpointer
-from deepseek_jax.train.loop import Feed, LoopConfig, Position, Terminated, TrainingDiverged
+from deepseek_jax.train.loop import Feed, Limit, LoopConfig, Position, Terminated, TrainingDiverged
 from deepseek_jax.train.metrics import WALL_CLOCK, MetricsLog, read_metrics
 from deepseek_jax.train.optimizer import OptimizerConfig, make_optimizer
 from deepseek_jax.train.state import abstract_state, apply_gradients, compile_step, init_state
@@ -224,3 +225,26 @@ def test_a_step_that_diverged_is_told_before_what_the_next_feed_finds(tmp_path):
 
   with pytest.raises(TrainingDiverged, match="of step 2 is nan"):
     run(tmp_path, 8, hook)
+
+
+@pytest.mark.parametrize("gap", [0.7, float("nan")])
+def test_a_metric_above_its_limit_stops_the_run_and_names_the_field(tmp_path, gap):
+  """Read before anything of the step is saved; what the step before logged is kept."""
+
+  def step(state, batch, knobs):
+    state, metrics = compiled_step()(state, batch, knobs)
+    return state, {**metrics, "gap": np.float32(gap if state.step == 6 else 0.5)}
+
+  def limited(position, state):
+    limits = {"gap": Limit(0.5, "rl.largest"), "absent": Limit(0.0, "x")}
+    return dataclasses.replace(feed(position, state), limits=limits)
+
+  checkpointer, log = Checkpointer(tmp_path / "checkpoints"), MetricsLog(tmp_path)
+  config = LoopConfig(steps=8, checkpoint_every=3)
+  message = f"the gap of step 6 is {gap}, more than rl.largest, 0.5; training stops"
+  with pytest.raises(TrainingDiverged, match=message) as error:
+    loop.train(create(), Position(), step, limited, config, checkpointer, log)
+  assert str(tmp_path / "checkpoints" / "3") in str(error.value)
+  assert checkpointer.latest_step() == 3
+  assert [r["step"] for r in story(tmp_path)] == [1, 2, 3, 4, 5]
+  checkpointer.close()

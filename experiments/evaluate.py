@@ -4,13 +4,14 @@
 
 --model is a workdir, a Hugging Face directory, a GGUF file or a model's name on the Hub, org/name
 or org/name@revision. --benchmark is a task (mini, countdown, chain_sum, reasoning_gym:DATASET,
-[isolated:]package.module:name), a file of JSON lines {"prompt": ..., "answer": ...}, or a dataset
-of --split: a directory, or org/name[@revision] of the Hub. It is asked in the model's own turns
-where it has them, unless --template says plain or r1_zero; every token that its files name ends an
-answer. --judge=exact compares a file's answers by their forms, math-verify also as mathematics.
-Each of --temperatures is measured: 0 once per problem, the others --samples times. --out gets
-config.json, results.json, report.html and completions.jsonl. R1's published protocol is
---temperatures=0.6 --top_p=0.95 --samples=64 --max_new=32768.
+code:FILE.jsonl, [isolated:]package.module:name), a file of JSON lines {"prompt": ..., "answer":
+...}, or a dataset of --split: a directory, or org/name[@revision] of the Hub. It is asked in the
+model's own turns where it has them, unless --template says plain or r1_zero; every token that its
+files name ends an answer. --judge=exact compares a file's answers by their forms, math-verify also
+as mathematics. Each of --temperatures is measured: 0 once per problem, the others --samples times.
+--out gets config.json, results.json, report.html and completions.jsonl. R1's published protocol is
+--temperatures=0.6 --top_p=0.95 --samples=64 --max_new=32768. code:FILE.jsonl asks the held-out
+fifth of a file's programming problems, code:FILE.jsonl@all every one.
 """
 
 import dataclasses
@@ -33,6 +34,7 @@ from deepseek_jax.evaluate.file_benchmark import JUDGES, FileBenchmark, load_fil
 from deepseek_jax.evaluate.report import Report, choose_exhibits, write_report
 from deepseek_jax.evaluate.results import write_results, write_text
 from deepseek_jax.paths import local_path
+from deepseek_jax.tasks.code.task import Code
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.tasks.task import Task
 from experiments import program
@@ -60,14 +62,15 @@ def main() -> None:
 
 def _task(name: str) -> Task:
   """The benchmark called `name`: a file, directory or Hub's dataset, else a task."""
-  if local_path(name).exists() or "/" in name or name.endswith((".json", ".jsonl")):
+  named = local_path(name).exists() or "/" in name or name.endswith((".json", ".jsonl"))
+  if named and not name.startswith("code:"):
     return load_file_benchmark(name, FLAGS.judge, FLAGS.split)
   return load_task(name)
 
 
 def _protocols(task: Task) -> list[Protocol]:
   """One protocol for each of --temperatures, in the plain form."""
-  size = len(task.problems) if isinstance(task, FileBenchmark) else 256
+  size = _size(task)
   try:
     temperatures = [float(t) for t in FLAGS.temperatures]
   except ValueError as error:
@@ -91,6 +94,13 @@ def _protocols(task: Task) -> list[Protocol]:
     )
     for temperature in temperatures
   ]
+
+
+def _size(task: Task) -> int:
+  """How many problems are asked unless --problems says so: all of a file's, if they are few."""
+  if isinstance(task, Code):
+    return min(256, len(task.of_split("heldout")))
+  return len(task.problems) if isinstance(task, FileBenchmark) else 256
 
 
 def _judge(task: Task) -> str:
@@ -148,4 +158,5 @@ if __name__ == "__main__":
   flags.DEFINE_string("split", "test", "Of a dataset; CONFIGURATION/SPLIT where it has several.")
   flags.DEFINE_integer("seed", 0, "Of the sampling.")
   flags.DEFINE_integer("batch", 256, "Completions sampled at a time.")
+  program.verifier_flags()
   program.run(main)

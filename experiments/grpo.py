@@ -6,6 +6,7 @@ The same command goes on from the workdir's newest checkpoint. --config.init=M i
 Hugging Face directory, a GGUF file or a model's name on the Hub; its tokenizer, its way of being
 asked and its end tokens come with it. --config.task=package.module:name takes problems and verifier
 of your own, which after isolated: judges in processes of its own, as reasoning_gym:DATASET does.
+--config.task=code:FILE.jsonl takes programming problems, and runs the programs in a sandbox.
 
 With --preflight nothing is trained: two iterations are tried with the start model and thrown away,
 and what would go wrong is told, with figures and what to change (see rl/preflight). It needs no
@@ -60,4 +61,5 @@ if __name__ == "__main__":
   flags.DEFINE_bool("preflight", False, "Train nothing; say what would go wrong, and end.")
   flags.DEFINE_integer("preflight_prompts", None, "Problems to try; by default two iterations'.")
   flags.DEFINE_string("preflight_out", None, "A file for the preflight's figures, as JSON.")
+  program.verifier_flags()
   program.run(main)

@@ -19,6 +19,7 @@ from ml_collections import config_flags
 
 from deepseek_jax import compilation
 from deepseek_jax.config import ConfigError
+from deepseek_jax.tasks.code.sandbox import allow_unsafe_execution
 from deepseek_jax.train.checkpoint import disk_is_full
 from deepseek_jax.train.loop import Terminated, TrainingDiverged
 
@@ -39,6 +40,16 @@ def training_flags() -> None:
   config_flags.DEFINE_config_file("config", None, "A file with get_config(); see configs/.")
   flags.DEFINE_string("workdir", None, "Where the run is kept; a run found there goes on.")
   flags.DEFINE_string("profile_steps", "", "first-last: trace these steps into the workdir.")
+
+
+def verifier_flags() -> None:
+  """Defines --allow_unsafe_execution, for programs that judge what a model wrote."""
+  flags.DEFINE_bool(
+    "allow_unsafe_execution",
+    False,
+    "Run a model's programs (task code:FILE.jsonl) unconfined where there is no sandbox for them: "
+    "they can do whatever this user can.",
+  )
 
 
 def training_config(needed: Sequence[str] = ("config", "workdir")) -> tuple[dict, str]:
@@ -100,6 +111,8 @@ def _guarded(main: Callable[[], None]) -> None:
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors="replace")  # what a console's encoding has not is shown as ?
   run_in_main_thread()
+  if "allow_unsafe_execution" in flags.FLAGS and flags.FLAGS.allow_unsafe_execution:
+    allow_unsafe_execution()
   cache = flags.FLAGS.compilation_cache
   if cache == "off":
     jax.config.update("jax_enable_compilation_cache", False)

@@ -17,4 +17,5 @@ def main() -> None:
 
 if __name__ == "__main__":
   program.training_flags()
+  program.verifier_flags()
   program.run(main)

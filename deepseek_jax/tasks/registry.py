@@ -1,10 +1,11 @@
-"""Finding a task by its name: ours, reasoning-gym's, or one of the user's."""
+"""Finding a task by its name: ours, reasoning-gym's, programs to write, or one of the user's."""
 
 import importlib
 from collections.abc import Callable
 
 from deepseek_jax.config import ConfigError
 from deepseek_jax.tasks.chain_sum import ChainSum
+from deepseek_jax.tasks.code.task import Code, load_code
 from deepseek_jax.tasks.countdown import Countdown
 from deepseek_jax.tasks.isolated import Isolated
 from deepseek_jax.tasks.mixture import mini_mixture, tiny_mixture
@@ -17,7 +18,9 @@ BUILT_IN: dict[str, Callable[[], Task]] = {
   "countdown": Countdown,
   "chain_sum": ChainSum,
 }
-_FORMS = f"{', '.join(BUILT_IN)}, reasoning_gym:DATASET or [isolated:]package.module:name"
+_FORMS = (
+  f"{', '.join(BUILT_IN)}, reasoning_gym:DATASET, code:FILE.jsonl or [isolated:]package.module:name"
+)
 
 
 def load_task(spec: str) -> Task:
@@ -25,7 +28,8 @@ def load_task(spec: str) -> Task:
 
   Args:
     spec: `mini`, `tiny`, `countdown`, `chain_sum`; `reasoning_gym:DATASET` for any dataset of
-      reasoning-gym; or `package.module:name`, a task object or a class or function that makes one,
+      reasoning-gym; `code:FILE.jsonl` for programming problems, see `code/problem_file.py`;
+      or `package.module:name`, a task object or a class or function that makes one,
       whose verifier runs in processes of its own after `isolated:`.
 
   Raises:
@@ -38,9 +42,11 @@ def load_task(spec: str) -> Task:
     raise ConfigError(f"task {spec!r} is unknown; use {_FORMS}.")
   if module_name == "reasoning_gym":
     return ReasoningGym(attribute)
+  if module_name == "code":
+    return load_code(attribute)
   if module_name == "isolated":
     task = load_task(attribute)
-    return task if isinstance(task, (Isolated, ReasoningGym)) else Isolated(task, attribute)
+    return task if isinstance(task, (Isolated, ReasoningGym, Code)) else Isolated(task, attribute)
   return _user_task(spec, module_name, attribute)
 
 

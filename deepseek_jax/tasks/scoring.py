@@ -1,7 +1,8 @@
 """Judging many completions, where no verifier ends a run: what fails is counted and told.
 
 The kinds of failure: `error` (it raised), `range` (no figure in [0, 1]), and of those in processes
-of their own `time`, `memory`, `output`, `refused` (it wanted more than to compute) and `died`.
+of their own `time`, `memory`, `output`, `refused` (it wanted more than to compute) and `died`; of
+programs `infrastructure` (the sandbox or the tests failed, again and again, and not the program).
 """
 
 import collections

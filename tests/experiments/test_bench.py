@@ -9,11 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from deepseek_jax.config import GQAConfig
+from deepseek_jax.config import ConfigError, GQAConfig
 from deepseek_jax.hub.safetensors import save_pretrained
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.presets import preset
 from deepseek_jax.recipe.ledger import Entry
+from deepseek_jax.tasks.code.sandbox import sandbox
+from experiments.benchmarks import confinement
 from experiments.benchmarks.first_run import COLUMNS, account, table
 from experiments.benchmarks.reinforcers import Lesson, reward
 from experiments.benchmarks.timing import pair_ratio, take_turns
@@ -96,6 +98,18 @@ def test_one_pair_of_a_mini_is_measured(tmp_path):
   assert set(result["parts"]) == {"attention", "experts", "head", "optimizer", "rest", "step"}
   assert set(result["tokens_per_second"]) == {"deepseek_jax", "transformers"}
   assert result["ratio"] > 0
+
+
+def test_what_a_confined_program_costs_is_measured(monkeypatch):
+  try:
+    sandbox()
+  except ConfigError as error:
+    pytest.skip(str(error))
+  monkeypatch.setattr(confinement, "_RUNS", 3)
+  found = confinement.measure(2)
+  alone, empty, tests = (figure["median"] for figure in found.values())
+  assert 0 < alone < tests and empty > 0, "which starts an interpreter twice, and two sandboxes"
+  assert all(figure["tenth"] <= figure["median"] for figure in found.values())
 
 
 @pytest.mark.slow

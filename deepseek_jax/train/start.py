@@ -16,6 +16,7 @@ from deepseek_jax.hub.gguf import is_gguf, load_gguf, read_gguf_architecture
 from deepseek_jax.hub.gguf_header import read_header
 from deepseek_jax.hub.gguf_tokenizer import gguf_tokenizer
 from deepseek_jax.hub.safetensors import is_pretrained, load_pretrained
+from deepseek_jax.model.reward import has_head, with_head, without_head
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.ops.fp8 import dequantize
 from deepseek_jax.presets import preset
@@ -150,23 +151,24 @@ def _lies(directory: str) -> str:
 
 
 def load_start(
-  directory: str | Path, mesh: Mesh | None = None
+  directory: str | Path, mesh: Mesh | None = None, reward: bool = False
 ) -> tuple[ModelConfig, Weights, Tokenizer | None]:
   """As `load_stored`, with FP8 weights dequantised: what training can begin from."""
-  config, weights, tokenizer = load_stored(directory, mesh)
+  config, weights, tokenizer = load_stored(directory, mesh, reward=reward)
   return config, dequantize(weights), tokenizer
 
 
 def load_stored(
-  directory: str | Path, mesh: Mesh | None = None, dtype: str = "float32"
+  directory: str | Path, mesh: Mesh | None = None, dtype: str = "float32", reward: bool = False
 ) -> tuple[ModelConfig, Weights, Tokenizer | None]:
   """Architecture, weights and tokenizer of a workdir, a HF directory or a GGUF file.
 
   FP8 stays FP8; with dtype "stored" a Hugging Face directory's bfloat16 stays bfloat16. Weights of
-  a workdir come to the host, others to `mesh` (None: the default device).
+  a workdir come to the host, others to `mesh` (None: the default device). They may have a reward
+  head (model/reward.py) only with `reward`.
 
   Raises:
-    ConfigError: it is none of these, or holds no checkpoint yet.
+    ConfigError: it is none of these, holds no checkpoint yet, or is a reward model's workdir.
   """
   path = model_path(directory)
   if is_gguf(path):
@@ -178,7 +180,12 @@ def load_stored(
   folder = path / "tokenizer"
   tokenizer = load_tokenizer(folder) if folder.is_dir() else None
   weights = load_weights(path / "checkpoints")
-  require_fit(config, weights, path)
+  require(
+    reward or not has_head(weights),
+    f"{path} holds a reward model, which judges texts and writes none; open it with "
+    "deepseek_jax.load_reward_model, or name a language model.",
+  )
+  require_fit(config, without_head(weights), path)
   return config, weights, tokenizer
 
 
@@ -201,34 +208,39 @@ def begin_training(
   weights: Weights | None = None,
   ema: bool = False,
   reference: bool = False,
+  reward: bool = False,
 ) -> tuple[TrainState, Position]:
   """The state a job goes on from: its own newest checkpoint, or the beginning.
 
   The beginning is `weights` (which are copied), the weights in the directory `init`, or random
-  ones of `seed`; in every case with a fresh optimiser, on the model's mesh.
+  ones of `seed`; in every case with a fresh optimiser, on the model's mesh. With `reward` they get
+  a reward head, unless they bring one.
   """
   key = random_key(seed)
 
+  def start(weights: Weights) -> TrainState:
+    return init_state(with_head(weights) if reward else weights, tx, ema, reference)
+
   def fresh(key: jax.Array) -> TrainState:
-    return init_state(init_weights(model, key), tx, ema, reference)
+    return start(init_weights(model, key))
 
   def create() -> TrainState:
     if weights is None and not init:
       return init_sharded(fresh, model.mesh, key)
-    given = weights if weights is not None else _matching(model.config, init, model.mesh)
+    given = weights if weights is not None else _matching(model.config, init, model.mesh, reward)
     if model.mesh is not None:
       given = jax.device_put(given, state_shardings(model.mesh, given))
-    return init_sharded(lambda w: init_state(w, tx, ema, reference), model.mesh, given)
+    return init_sharded(start, model.mesh, given)
 
   abstract = abstract_state(lambda: fresh(key), model.mesh)
   return begin(abstract, create, checkpointer, log)
 
 
-def _matching(config: ModelConfig, init: str, mesh: Mesh | None) -> Weights:
+def _matching(config: ModelConfig, init: str, mesh: Mesh | None, reward: bool) -> Weights:
   """The weights in `init`, if they are of the architecture `config`."""
   same = _shapes(read_architecture(init)) == _shapes(config)
   require(same, f"config.init {init} holds another architecture than config.model.")
-  return load_start(init, mesh)[1]
+  return load_start(init, mesh, reward)[1]
 
 
 def _shapes(config: ModelConfig) -> Any:

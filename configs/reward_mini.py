@@ -17,8 +17,10 @@ def get_config() -> ConfigDict:
   return base.reward_model(
     model={"preset": "v3_mini"},
     train={"checkpoint_every": 100},
-    data={"records": 8192, "labels": 0.25, "batch": 64, "length": 160, "epochs": 4},
-    peak=2e-3,
+    data={
+      "records": 4096, "labels": 0.25, "heldout": 0.125, "batch": 64, "length": 160, "epochs": 4,
+    },
+    peak=3e-3,
     warmup=30,
     evaluation={"every": 50},
-  )
+  )  # fmt: skip

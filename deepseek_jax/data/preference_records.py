@@ -63,9 +63,9 @@ def _answer(fields: Mapping[str, Any], name: str) -> tuple[Question, str]:
   if isinstance(value, str):
     if prompt is None:
       raise RecordError(f"has a text in field {name!r} and no field 'prompt'.")
-    question = whole_text(prompt) if isinstance(prompt, str) else _messages(prompt, "prompt")
+    question = whole_text(prompt) if isinstance(prompt, str) else read_messages(prompt, "prompt")
     return question, _said(value, name)
-  messages = _messages(value, name)
+  messages = read_messages(value, name)
   *before, last = messages
   if last["role"] != "assistant":
     raise RecordError(f"has a conversation in field {name!r} that does not end with the assistant.")
@@ -81,12 +81,12 @@ def _conversation(prompt: Any, before: tuple[Message, ...], name: str) -> Questi
     return before
   if isinstance(prompt, str):
     return whole_text(prompt)
-  given = _messages(prompt, "prompt")
+  given = read_messages(prompt, "prompt")
   return before if before[: len(given)] == given else given + before
 
 
-def _messages(value: Any, name: str) -> tuple[Message, ...]:
-  """The messages of a list, with nothing in them but role and content."""
+def read_messages(value: Any, name: str) -> tuple[Message, ...]:
+  """The messages of a list with role and content alone; RecordError if it is no such list."""
   if isinstance(value, str) or not isinstance(value, Sequence) or not value:
     raise RecordError(f"has no text and no list of messages in field {name!r}.")
   for message in value:

@@ -17,11 +17,12 @@ import jax
 import numpy as np
 
 from deepseek_jax.by_name import model_path
-from deepseek_jax.config import ComputeConfig, require
+from deepseek_jax.config import ComputeConfig, ConfigError, require
 from deepseek_jax.data.conversation import Message
 from deepseek_jax.data.preference_batches import lay_out, row_width
+from deepseek_jax.data.preference_records import read_messages
 from deepseek_jax.data.preferences import text_tokens
-from deepseek_jax.data.records import whole_text
+from deepseek_jax.data.records import RecordError, whole_text
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.model.reward import has_head
 from deepseek_jax.model.transformer import Transformer
@@ -60,9 +61,12 @@ class RewardModel:
       "every prompt.",
     )
     rows = []
-    for prompt, text in zip(prompts, texts, strict=True):
-      question = prompt if isinstance(prompt, str) else tuple(prompt)
-      rows.append(text_tokens(self.tokenizer, question, whole_text(text), self.template))
+    for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+      try:
+        question = prompt if isinstance(prompt, str) else read_messages(prompt, "prompt")
+        rows.append(text_tokens(self.tokenizer, question, whole_text(text), self.template))
+      except RecordError as error:
+        raise ConfigError(f"prompt {i} {error}") from error
     return self.score_tokens(rows)
 
   def score_tokens(self, texts: Sequence[Sequence[int]]) -> np.ndarray:

@@ -19,6 +19,8 @@ def flags(workdir):
     "--config.model.heads=2",
     "--config.model.dense_ff=64",
     "--config.model.moe.expert_ff=16",
+    "--config.data.task=tiny",  # whose texts are short: one width, and little to compile
+    "--config.data.length=32",
     "--config.data.records=80",
     "--config.data.heldout=0.2",
     "--config.data.batch=16",

@@ -123,6 +123,11 @@ def test_what_cannot_be_scored_is_named(trained):
     scorer(["?", "sum 1 2 ?"], ["3", "3 " * 599])
   with pytest.raises(ConfigError, match="does not know 'hello'"):
     scorer(["hello"], ["3"])
+  asked = [{"role": "user", "content": "sum 1 2 ?"}]
+  with pytest.raises(ConfigError, match="prompt 1 is a conversation of several turns"):
+    scorer([asked, asked * 2], ["3", "3"])
+  with pytest.raises(ConfigError, match="prompt 0 has {'role': 'user'}"):
+    scorer([[{"role": "user"}]], ["3"])
 
 
 def test_a_reward_model_is_no_language_model_and_the_other_way_round(trained, tmp_path):

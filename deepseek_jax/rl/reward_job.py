@@ -31,7 +31,7 @@ from deepseek_jax.train.reward_model import RewardKnobs, make_step
 from deepseek_jax.train.run import run_job
 from deepseek_jax.train.schedule import check_weight, warmup_cosine
 from deepseek_jax.train.start import open_tokenizer, resolve_model, resolve_tokenizer
-from deepseek_jax.train.state import TrainState
+from deepseek_jax.train.state import Metrics, TrainState
 
 _NO_LIMIT = 2**31  # steps: the epochs end a run that names none
 STAGE = "reward_model"
@@ -134,7 +134,7 @@ def run_reward_model(job: RewardModelJob, directory: str | Path) -> tuple[TrainS
   ) -> tuple[StepFn, FeedFn]:
     del position  # all that a step depends on is its number
     models.append(model)
-    step = make_step(model, tx, job.optimizer.ema_decay)
+    step = _telling(make_step(model, tx, job.optimizer.ema_decay), learnt)
     return step, _make_feed(job, batches, held, model, tokenizer)
 
   corpus = preference_fingerprint(data)
@@ -143,6 +143,21 @@ def run_reward_model(job: RewardModelJob, directory: str | Path) -> tuple[TrainS
   figures = accuracy_figures(scorer.score_tokens, held, _benchmark(data), STAGE, job.seed)
   _write(local_path(directory), job, figures, time.monotonic() - began)
   return state, figures
+
+
+def _telling(step: StepFn, learnt: Sequence[Preference]) -> StepFn:
+  """The step without metrics of pairs where there are none to learn from, likewise of labels."""
+  dropped: tuple[str, ...] = ()
+  if all(one.label is not None for one in learnt):
+    dropped = ("pairs", "pair_accuracy", "margin")
+  elif all(one.label is None for one in learnt):
+    dropped = ("labels", "label_accuracy")
+
+  def telling(state: TrainState, batch: Any, knobs: Any) -> tuple[TrainState, Metrics]:
+    state, metrics = step(state, batch, knobs)
+    return state, {name: value for name, value in metrics.items() if name not in dropped}
+
+  return telling
 
 
 def _make_feed(

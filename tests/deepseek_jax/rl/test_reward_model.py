@@ -140,12 +140,15 @@ def test_a_reward_model_is_no_language_model_and_the_other_way_round(trained, tm
 
 def test_training_goes_on_from_a_reward_model(trained, records, tmp_path):
   """With its head: the first step of the new run already judges as the old one did."""
-  values = config(records, init=str(trained[0]), train={"steps": 1}, evaluation={"every": 1})
+  pairs = tmp_path / "pairs.jsonl"
+  pairs.write_text("".join(x for x in records.read_text().splitlines(True) if "chosen" in x))
+  values = config(pairs, init=str(trained[0]), train={"steps": 1}, evaluation={"every": 1})
   del values["model"]
-  run_reward_model(reward_model_job(values), tmp_path)
-  first = read_metrics(tmp_path / "metrics.jsonl")[0]
+  run_reward_model(reward_model_job(values), tmp_path / "more")
+  first = read_metrics(tmp_path / "more" / "metrics.jsonl")[0]
   assert first["heldout_pair_accuracy"] == trained[2][0]["value"]
-  assert first["loss"] < 0.5
+  assert first["loss"] < 0.5 and first["pairs"] == 16
+  assert not [name for name in first if "label" in name]  # there are none, and nothing is said
 
 
 def test_accuracy_is_a_mean_over_prompts():

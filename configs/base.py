@@ -277,3 +277,42 @@ def grpo(**changes: Any) -> ConfigDict:
   config = unset(GRPO)
   config.update(changes)
   return config
+
+
+REWARD_MODEL = {
+  "model": MODEL,
+  "train": LOOP,
+  "data": {
+    "source": str,
+    "path": str,
+    "task": str,
+    "records": int,
+    "labels": float,
+    "tokenizer": str,
+    "batch": int,
+    "length": int,
+    "epochs": int,
+    "seed": int,
+    "split": str,
+    "heldout": float,
+    "template": str,
+  },
+  "peak": float,
+  "final": float,
+  "warmup": int,
+  "bias_speed": float,
+  "balance_weight": float,
+  "evaluation": {"every": int},
+  "optimizer": OPTIMIZER,
+  "compute": COMPUTE,
+  "mesh": MESH,
+  "seed": int,
+  "init": str,
+}
+
+
+def reward_model(**changes: Any) -> ConfigDict:
+  """A reward model's config with some fields set."""
+  config = unset(REWARD_MODEL)
+  config.update(changes)
+  return config

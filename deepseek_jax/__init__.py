@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
   """Imports the public surface of `deepseek_jax.api` on first use."""
-  if name in ("Model", "expert_chart", "load", "read_run", "run_r1"):
+  if name in ("Model", "expert_chart", "load", "load_reward_model", "read_run", "run_r1"):
     from deepseek_jax import api
 
     return getattr(api, name)

@@ -36,12 +36,13 @@ from deepseek_jax.model import transformer
 from deepseek_jax.paths import local_path
 from deepseek_jax.recipe.graph import GRAPH, Node
 from deepseek_jax.recipe.view import Picture, RunView, read_run
+from deepseek_jax.rl.reward_model import load_reward_model
 from deepseek_jax.train.checkpoint import load_weights
 from deepseek_jax.train.start import load_stored, require_fit
 from deepseek_jax.train.workdir import read_config
 from deepseek_jax.types import Params, Weights
 
-__all__ = ["Model", "expert_chart", "load", "read_run", "run_r1"]
+__all__ = ["Model", "expert_chart", "load", "load_reward_model", "read_run", "run_r1"]
 
 _LARGEST_BATCH = 64  # prompts sampled at once
 _STREAMED = 8  # tokens at a time, when one reads along

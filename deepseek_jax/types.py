@@ -84,6 +84,22 @@ class RolloutBatch:
 
 
 @flax.struct.dataclass
+class PreferenceBatch:
+  """Texts to be rewarded, one a row, and what is known of them.
+
+  Where `chosen_B` is set, the row was preferred to the row behind it. Where `judged_B` is set, the
+  text has a label: 1 what is wanted (safe), 0 what is not. A row of padding has neither.
+  """
+
+  tokens_BT: jax.Array  # int32
+  positions_BT: jax.Array  # int32
+  segments_BT: jax.Array  # int32, 1, and 0 where padded
+  chosen_B: jax.Array  # float32, 0 or 1
+  judged_B: jax.Array  # float32, 0 or 1
+  label_B: jax.Array  # float32
+
+
+@flax.struct.dataclass
 class Span:
   """Where tokens stand, which is all that a mask depends on (see `Batch`); T may also be S."""
 

@@ -12,6 +12,7 @@ from typing import Any
 from deepseek_jax.config import require
 from deepseek_jax.data.conversation import (
   OPENING,
+  Message,
   Prompt,
   begin_ids,
   chat_answer,
@@ -61,6 +62,13 @@ def learn(tokenizer: Tokenizer, question: str, answer: str, form: str) -> tuple[
     if not question and tokens[: len(begin)] == begin:
       tokens = tokens[len(begin) :]
     return _ended(prompt.tokens, tokens, (tokenizer.eos_id,)), len(prompt.tokens)
+  return learn_turns(tokenizer, [{"role": "user", "content": question}], answer)
+
+
+def learn_turns(
+  tokenizer: Tokenizer, messages: Sequence[Message], answer: str
+) -> tuple[list[int], int]:
+  """As `learn` in turns, of an answer to a conversation of any length."""
   _require_turns(tokenizer)
   assert isinstance(tokenizer, HFTokenizer)
   end, stops = tokenizer.turn_end, tokenizer.stop_ids
@@ -69,11 +77,11 @@ def learn(tokenizer: Tokenizer, question: str, answer: str, form: str) -> tuple[
     end = (tokenizer.eos_id,)
   else:
     answer = answer.removesuffix(tokenizer.spelling(ending))
-  prompt, rest = chat_answer(tokenizer, question, answer)
+  prompt, rest = chat_answer(tokenizer, messages, answer)
   if rest is not None and ending is not None:
     return [*prompt.tokens, *rest], len(prompt.tokens)
   if prompt.opened and END_THINK not in answer:
-    prompt = chat_prompt(tokenizer, [{"role": "user", "content": question}], think=False)
+    prompt = chat_prompt(tokenizer, messages, think=False)
   elif prompt.opened:
     answer = answer.lstrip().removeprefix(THINK).lstrip("\n")
   tokens = encode_on(tokenizer, answer, prompt.tokens)

@@ -94,16 +94,17 @@ def chat_prompt(
 
 
 def chat_answer(
-  tokenizer: HFTokenizer, question: str, answer: str
+  tokenizer: HFTokenizer, messages: Sequence[Message], answer: str
 ) -> tuple[Prompt, list[int] | None]:
-  """The prompt of a question, and the tokens by which the template goes on from it with an answer.
+  """The prompt of a conversation, and the tokens by which the template goes on with an answer.
 
   They are None where it does not: where it writes something else behind a question that was
   answered than where one is to be, or drops words of the answer, such as its thought.
   """
-  asked: Message = {"role": "user", "content": question}
-  cut = _unused([asked, {"content": answer}])
-  guarded = _guarded(tokenizer, [asked], cut)
+  _check(messages)
+  messages = [_spoken(m) for m in messages]
+  cut = _unused([*messages, {"content": answer}])
+  guarded = _guarded(tokenizer, messages, cut)
   opening = _rendered(tokenizer, guarded, None)
   prompt = _prompt(tokenizer, opening, cut)
   if tokenizer.template is None:

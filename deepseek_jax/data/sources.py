@@ -110,13 +110,17 @@ class JsonSource:
     return len(self._places)
 
   def __getitem__(self, index: int) -> Document:
+    return self._fields.document(self.record(index))
+
+  def record(self, index: int) -> Any:
+    """What a line or an array's item holds, whatever its fields are."""
     file, number, offset, size = self._places[int(index)]
     if offset < 0:
       record = self._kept[file, number]
-      return self._fields.document(parse(record) if isinstance(record, _Line) else record)
+      return parse(record) if isinstance(record, _Line) else record
     with open(file, "rb") as lines:
       lines.seek(offset)
-      return self._fields.document(parse(lines.read(size)))
+      return parse(lines.read(size))
 
   def where(self, index: int) -> str:
     """Where a record lies."""

@@ -52,10 +52,12 @@ def run_job(
   reference: bool = False,
   stage: str = "",
   corpus: Mapping[str, Any] | None = None,
+  reward: bool = False,
 ) -> tuple[TrainState, Position]:
   """Trains, or goes on training, in the workdir `directory`; `stage` prefixes lines of progress.
 
   `corpus` is the fingerprint of what it learns from, which must not change (`keep_corpus`).
+  `reward` gives the weights a reward head.
 
   Raises:
     ConfigError: the input is bad, or the directory is another run's.
@@ -69,7 +71,7 @@ def run_job(
   with Workdir(directory, to_dict(job)) as workdir:
     if corpus:
       workdir.keep_corpus(corpus)
-    return _run(job, tokenizer, workdir, mesh, parts, reference, stage)
+    return _run(job, tokenizer, workdir, mesh, parts, reference, stage, reward)
 
 
 def _run(
@@ -80,6 +82,7 @@ def _run(
   parts: Parts,
   reference: bool,
   stage: str,
+  reward: bool,
 ) -> tuple[TrainState, Position]:
   """Trains in a workdir that is ours."""
   tokenizer.save(workdir.tokenizer)
@@ -90,8 +93,9 @@ def _run(
   try:
     average = job.optimizer.ema_decay is not None
     state, position = begin_training(
-      model, tx, checkpointer, log, job.seed, job.init, ema=average, reference=reference
-    )
+      model, tx, checkpointer, log, job.seed, job.init,
+      ema=average, reference=reference, reward=reward,
+    )  # fmt: skip
     step, feed = parts(model, tx, position)
     progress = Progress(job.train.steps, job.train.progress_seconds, stage)
     return train(

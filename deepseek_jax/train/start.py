@@ -16,6 +16,7 @@ from deepseek_jax.hub.gguf import is_gguf, load_gguf, read_gguf_architecture
 from deepseek_jax.hub.gguf_header import read_header
 from deepseek_jax.hub.gguf_tokenizer import gguf_tokenizer
 from deepseek_jax.hub.safetensors import is_pretrained, load_pretrained
+from deepseek_jax.model.reward import has_head, with_head, without_head
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.ops.fp8 import dequantize
 from deepseek_jax.presets import preset
@@ -150,23 +151,24 @@ def _lies(directory: str) -> str:
 
 
 def load_start(
-  directory: str | Path, mesh: Mesh | None = None
+  directory: str | Path, mesh: Mesh | None = None, reward: bool = False
 ) -> tuple[ModelConfig, Weights, Tokenizer | None]:
   """As `load_stored`, with FP8 weights dequantised: what training can begin from."""
-  config, weights, tokenizer = load_stored(directory, mesh)
+  config, weights, tokenizer = load_stored(directory, mesh, reward=reward)
   return config, dequantize(weights), tokenizer
 
 
 def load_stored(
-  directory: str | Path, mesh: Mesh | None = None, dtype: str = "float32"
+  directory: str | Path, mesh: Mesh | None = None, dtype: str = "float32", reward: bool = False
 ) -> tuple[ModelConfig, Weights, Tokenizer | None]:
   """Architecture, weights and tokenizer of a workdir, a HF directory or a GGUF file.
 
   FP8 stays FP8; with dtype "stored" a Hugging Face directory's bfloat16 stays bfloat16. Weights of
-  a workdir come to the host, others to `mesh` (None: the default device).
+  a workdir come to the host, others to `mesh` (None: the default device). They may have a reward
+  head (model/reward.py) only with `reward`.
 
   Raises:
-    ConfigError: it is none of these, or holds no checkpoint yet.
+    ConfigError: it is none of these, holds no checkpoint yet, or is a reward model's workdir.
   """
   path = model_path(directory)
   if is_gguf(path):
@@ -178,7 +180,12 @@ def load_stored(
   folder = path / "tokenizer"
   tokenizer = load_tokenizer(folder) if folder.is_dir() else None
   weights = load_weights(path / "checkpoints")
-  require_fit(config, weights, path)
+  require(
+    reward or not has_head(weights),
+    f"{path} holds a reward model, which judges texts and writes none; open it with "
+    "deepseek_jax.load_reward_model, or name a language model.",
+  )
+  require_fit(config, without_head(weights), path)
   return config, weights, tokenizer
 
 
@@ -201,15 +208,17 @@ def begin_training(
   weights: Weights | None = None,
   ema: bool = False,
   reference: bool = False,
+  reward: bool = False,
 ) -> tuple[TrainState, Position]:
   """The state a job goes on from: its own newest checkpoint, or `first_state`."""
   key = random_key(seed)
-  abstract = abstract_state(
-    lambda: init_state(init_weights(model, key), tx, ema, reference), model.mesh
-  )
+
+  def fresh() -> TrainState:
+    return _started(init_weights(model, key), tx, ema, reference, reward)
+
   return begin(
-    abstract,
-    lambda: first_state(model, tx, seed, init, weights, ema, reference),
+    abstract_state(fresh, model.mesh),
+    lambda: first_state(model, tx, seed, init, weights, ema, reference, reward),
     checkpointer,
     log,
   )
@@ -223,29 +232,37 @@ def first_state(
   weights: Weights | None = None,
   ema: bool = False,
   reference: bool = False,
+  reward: bool = False,
 ) -> TrainState:
   """The state a job begins with: `weights` (which are copied), those in `init`, or random ones.
 
   The random ones are those of `seed`; in every case the optimiser is fresh, and all of it lies on
-  the model's mesh.
+  the model's mesh. With `reward` they get a reward head, unless they bring one.
   """
   if weights is None and not init:
     return init_sharded(
-      lambda key: init_state(init_weights(model, key), tx, ema, reference),
+      lambda key: _started(init_weights(model, key), tx, ema, reference, reward),
       model.mesh,
       random_key(seed),
     )
-  given = weights if weights is not None else _matching(model.config, init, model.mesh)
+  given = weights if weights is not None else _matching(model.config, init, model.mesh, reward)
   if model.mesh is not None:
     given = jax.device_put(given, state_shardings(model.mesh, given))
-  return init_sharded(lambda w: init_state(w, tx, ema, reference), model.mesh, given)
+  return init_sharded(lambda w: _started(w, tx, ema, reference, reward), model.mesh, given)
 
 
-def _matching(config: ModelConfig, init: str, mesh: Mesh | None) -> Weights:
+def _started(
+  weights: Weights, tx: optax.GradientTransformation, ema: bool, reference: bool, reward: bool
+) -> TrainState:
+  """The state before the first step, with a reward head where there is to be one."""
+  return init_state(with_head(weights) if reward else weights, tx, ema, reference)
+
+
+def _matching(config: ModelConfig, init: str, mesh: Mesh | None, reward: bool) -> Weights:
   """The weights in `init`, if they are of the architecture `config`."""
   same = _shapes(read_architecture(init)) == _shapes(config)
   require(same, f"config.init {init} holds another architecture than config.model.")
-  return load_start(init, mesh)[1]
+  return load_start(init, mesh, reward)[1]
 
 
 def _shapes(config: ModelConfig) -> Any:

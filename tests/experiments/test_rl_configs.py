@@ -8,15 +8,23 @@ from configs import base
 from deepseek_jax.config import ConfigError
 from deepseek_jax.rl.distillation import DistillJob, distill_job
 from deepseek_jax.rl.grpo_job import GRPOJob, grpo_job
+from deepseek_jax.rl.reward_job import RewardModelJob, reward_model_job
 from deepseek_jax.train.sft import sft_job
 from tests.experiments.test_configs import fields_of, names
 
 MODEL = {"model": {"preset": "v3_mini"}}
-MAKE = {"grpo": grpo_job, "sft": sft_job, "distill": distill_job}
+MAKE = {
+  "grpo": grpo_job,
+  "sft": sft_job,
+  "distill": distill_job,
+  "reward": reward_model_job,
+}
 
 
 @pytest.mark.parametrize(
-  ("fields", "kind"), [(base.GRPO, GRPOJob), (base.DISTILL, DistillJob)], ids=["grpo", "distill"]
+  ("fields", "kind"),
+  [(base.GRPO, GRPOJob), (base.DISTILL, DistillJob), (base.REWARD_MODEL, RewardModelJob)],
+  ids=["grpo", "distill", "reward_model"],
 )
 def test_base_has_every_field(fields, kind):
   wanted = fields_of(kind)
@@ -36,6 +44,7 @@ def test_small_configs_make_jobs():
   assert job("sft_mini", data={"path": "x"}).data.epochs == 2
   distill = job("distill_mini", teacher="x")
   assert distill.mix == 0 and distill.data.loss == "answer"
+  assert job("reward_mini").optimizer.weight_decay == 0
 
 
 def test_r1_zero_is_the_published_recipe():

@@ -5,10 +5,10 @@ Reproduces: the kind of R1's helpfulness reward (2501.12948: batch 256, rate 6e-
 Command: python -m experiments.reward_model --config=configs/reward_mini.py --workdir=runs/reward
          [--config.init=runs/mini]
 Result: from random weights .744 [.697, .786] of 382 held-out pairs and .809 [.731, .868] of 130
-  labels are judged right after 455 steps; 165 s of processor time, 632 s on two cores that about
-  ten other processes shared. It reads verdicts and does not calculate: countdowns whose trials are
-  written out (124 pairs) are all judged right, and one that lacks the tags loses (41 of 42), but
-  sums written out (66) are at .52, and two guesses at .59 (94 countdowns) and .47 (47 sums).
+  labels are judged right after 455 steps, which take 145 s on an Intel Xeon, other work beside. It
+  reads verdicts and does not calculate: countdowns whose trials are written out (124 pairs) are all
+  judged right, and a solution that lacks the tags loses (41 of 42), but sums written out (66) are
+  at .52, and two guesses at .59 (94 countdowns) and .47 (47 sums).
 """
 
 from ml_collections import ConfigDict

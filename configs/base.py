@@ -159,6 +159,7 @@ REWARD = {
     "exceeding": float,
   },
   "repetition": {"weight": float, "ngram": int},
+  "learned": {"weight": float, "model": str, "reads": str},
 }
 RL = {
   "rollout": {

@@ -18,6 +18,7 @@ from deepseek_jax.recipe.clock import Clock
 from deepseek_jax.recipe.config import PretrainStage, ReinforceStage, TuneStage
 from deepseek_jax.recipe.machinery import Machinery
 from deepseek_jax.rl.completions import Completion
+from deepseek_jax.rl.learned_reward import open_judge
 from deepseek_jax.rl.trainer import Reinforcement
 from deepseek_jax.sharding import shard_batch
 from deepseek_jax.tasks.task import Task
@@ -122,6 +123,7 @@ def reinforcement(
     iterations=stage.iterations,
     seed=seed,
     mesh=machinery.mesh,
+    judge=open_judge(stage.rl.rollout),
   )
 
   def feed(position: Position, state: TrainState) -> Feed:

@@ -13,6 +13,7 @@ from deepseek_jax.data.asking import own_form
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer
+from deepseek_jax.rl.learned_reward import open_judge
 from deepseek_jax.rl.rewards import Transform
 from deepseek_jax.rl.rollout import Rollout
 from deepseek_jax.rl.samples import SampleLog, SamplesConfig
@@ -130,4 +131,5 @@ def reinforcement(
     seed=job.seed,
     mesh=model.mesh,
     transform=transform,
+    judge=open_judge(job.rl.rollout),
   )

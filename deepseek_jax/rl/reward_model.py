@@ -63,11 +63,15 @@ class RewardModel:
     rows = []
     for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
       try:
-        question = prompt if isinstance(prompt, str) else read_messages(prompt, "prompt")
-        rows.append(text_tokens(self.tokenizer, question, whole_text(text), self.template))
+        rows.append(self.tokens(prompt, text))
       except RecordError as error:
         raise ConfigError(f"prompt {i} {error}") from error
     return self.score_tokens(rows)
+
+  def tokens(self, prompt: str | Sequence[Message], text: str) -> list[int]:
+    """Prompt, answer and end as the model reads them; ConfigError if its tokenizer cannot."""
+    question = prompt if isinstance(prompt, str) else read_messages(prompt, "prompt")
+    return text_tokens(self.tokenizer, question, whole_text(text), self.template)
 
   def score_tokens(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
     """Float32 rewards [N] of whole texts in tokens, with prompt and end.

@@ -1,4 +1,5 @@
-"""Parts of a reward that a verifier does not give: what length and repetition are worth.
+"""Parts of a reward that a verifier does not give: what length and repetition are worth, and what a
+reward model says (`learned_reward.py`).
 
 Sources: soft overlong punishment (DAPO, 2503.14476, equation 13); the cosine reward, and a penalty
 for repetition beside it (2502.03373, sections 4.2 and 4.4). The penalty is open-r1's form of it,
@@ -66,6 +67,30 @@ class RepetitionConfig:
   def __post_init__(self) -> None:
     _check_weight("repetition", self.weight)
     require(self.ngram > 0, f"reward.repetition.ngram is {self.ngram}; it must be positive.")
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnedConfig:
+  """A reward model's part: its weight, the model, and what of an answer it reads.
+
+  R1 has helpfulness judged by what follows the thought (`answer`) and harmlessness by all of it
+  (`text`; 2501.12948, the second RL stage). The reward is the model's logit, as it is.
+  """
+
+  weight: float = 0.0
+  model: str = ""  # a workdir of experiments.reward_model
+  reads: str = "text"  # text | answer
+
+  def __post_init__(self) -> None:
+    _check_weight("learned", self.weight)
+    require(
+      self.reads in ("text", "answer"),
+      f"reward.learned.reads is {self.reads!r}; use text or answer.",
+    )
+    require(
+      bool(self.model) == bool(self.weight),
+      f"reward.learned.model is {self.model!r} and its weight {self.weight}; set both or neither.",
+    )
 
 
 def overlong(length: int, truncated: bool, longest: int, buffer: int) -> float:

@@ -1,5 +1,6 @@
 """Rewards: the weighted sum of what a verifier says (2501.12948, sections 2.2 and 3.2: accuracy,
-format, language) and of what length and repetition are worth (`reward_parts.py`).
+format, language), of what length and repetition are worth, and of what a reward model says
+(`reward_parts.py`).
 
 R1 gives accuracy and format equal weight; the minis' default, a tenth for the format, keeps a
 well-formed guess far below a right answer.
@@ -12,9 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from deepseek_jax.config import require
+from deepseek_jax.data.conversation import without_thought
 from deepseek_jax.rl.completions import Completion
 from deepseek_jax.rl.reward_parts import (
   CosineConfig,
+  LearnedConfig,
   OverlongConfig,
   RepetitionConfig,
   cosine,
@@ -24,9 +27,11 @@ from deepseek_jax.rl.reward_parts import (
 
 # (rewards_BJ, iteration) -> rewards_BJ: what an experiment may do to rewards before they are used.
 Transform = Callable[[np.ndarray, int], np.ndarray]
+# (prompts, texts) -> reward_N: a reward model, see `reward_model.RewardModel`.
+Judge = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 
 SCORED = ("correct", "format", "language")  # figures of a `Score`
-_OURS = ("overlong", "cosine", "repetition")
+_OURS = ("overlong", "cosine", "repetition", "learned")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +48,7 @@ class RewardConfig:
   overlong: OverlongConfig = OverlongConfig()
   cosine: CosineConfig = CosineConfig()
   repetition: RepetitionConfig = RepetitionConfig()
+  learned: LearnedConfig = LearnedConfig()
 
   def __post_init__(self) -> None:
     for name in SCORED:
@@ -89,15 +95,36 @@ def joined(several: Sequence[Rewards]) -> Rewards:
 
 
 def rewards(
-  completions: Sequence[Completion], group: int, config: RewardConfig, longest: int
+  completions: Sequence[Completion],
+  group: int,
+  config: RewardConfig,
+  longest: int,
+  judge: Judge | None = None,
 ) -> Rewards:
-  """Of completions laid out prompt by prompt, `group` (J) of each, of at most `longest` tokens."""
+  """Of completions laid out prompt by prompt, `group` (J) of each, of at most `longest` tokens.
+
+  `judge` is the reward model of `config.learned`, where that is in use.
+  """
   total_BJ, parts = np.zeros([len(completions) // group, group]), {}
   for name, weight in config.weights().items():
-    values = [_value(one, name, config, longest) for one in completions]
+    if name == "learned":
+      assert judge is not None  # for whoever made the config in use has loaded it
+      values = _learned(completions, judge, config.learned)
+    else:
+      values = [_value(one, name, config, longest) for one in completions]
     parts[name] = np.array(values, np.float64).reshape(-1, group)
     total_BJ = total_BJ + weight * parts[name]
   return Rewards(total_BJ, parts)
+
+
+def _learned(
+  completions: Sequence[Completion], judge: Judge, config: LearnedConfig
+) -> Sequence[float]:
+  """The reward model's figure of each completion."""
+  texts = [one.text for one in completions]
+  if config.reads == "answer":
+    texts = [without_thought(text) for text in texts]
+  return judge([one.problem.prompt for one in completions], texts).tolist()
 
 
 def _value(one: Completion, part: str, config: RewardConfig, longest: int) -> float:

@@ -25,7 +25,7 @@ from deepseek_jax.rl.advantages import (
 )
 from deepseek_jax.rl.completions import Completion, draw, fitting_problems
 from deepseek_jax.rl.packing import pack
-from deepseek_jax.rl.rewards import RewardConfig, Rewards, Transform, joined, rewards
+from deepseek_jax.rl.rewards import Judge, RewardConfig, Rewards, Transform, joined, rewards
 from deepseek_jax.rl.statistics import statistics
 from deepseek_jax.tasks.task import Task
 from deepseek_jax.types import RolloutBatch, Weights
@@ -128,14 +128,20 @@ def roll_out(
   seed: int,
   iteration: int,
   transform: Transform | None = None,
+  judge: Judge | None = None,
 ) -> Rollout:
-  """Rollout number `iteration`: a function of its arguments alone, so that it can be redone."""
+  """Rollout number `iteration`: a function of its arguments alone, so that it can be redone.
+
+  `judge` is the reward model of `config.reward.learned`, where that is in use.
+  """
   rounds: list[Round] = []
   while not rounds or (
     len(rounds) <= config.dynamic and sum(r.telling for r in rounds) < config.prompts
   ):
     rounds.append(
-      _round(engine, weights, task, tokenizer, config, seed, iteration, len(rounds), transform)
+      _round(
+        engine, weights, task, tokenizer, config, seed, iteration, len(rounds), transform, judge
+      )
     )
   completions = [one for r in rounds for one in r.completions]
   judged = joined([r.rewards for r in rounds])
@@ -159,6 +165,7 @@ def _round(
   iteration: int,
   number: int,
   transform: Transform | None,
+  judge: Judge | None,
 ) -> Round:
   """Round `number` of an iteration; the first, 0, is all there is without `dynamic`."""
   first = iteration * config.prompts
@@ -181,7 +188,7 @@ def _round(
     config.template,
     place=number * config.prompts,
   )
-  judged = rewards(completions, config.group, config.reward, config.max_new)
+  judged = rewards(completions, config.group, config.reward, config.max_new, judge)
   if transform is not None:
     judged = dataclasses.replace(judged, total_BJ=transform(judged.total_BJ, iteration))
   truncated_BJ = np.array([c.truncated for c in completions]).reshape(judged.total_BJ.shape)

@@ -25,7 +25,7 @@ import optax
 from deepseek_jax.config import require
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import Engine
-from deepseek_jax.rl.rewards import Transform
+from deepseek_jax.rl.rewards import Judge, Transform
 from deepseek_jax.rl.rollout import Rollout, RolloutConfig, Update, roll_out
 from deepseek_jax.sharding import shard_batch
 from deepseek_jax.tasks.task import Task
@@ -133,7 +133,8 @@ class Reinforcement:
 
   `update` and `score` (`grpo.make_step`, `grpo.make_scorer`) are given, so that stages that differ
   in coefficients share what is compiled. `transform` may alter rewards (see `rewards.permuted`);
-  `observe` is shown the rollout of each iteration.
+  `observe` is shown the rollout of each iteration; `judge` is the reward model of
+  `rollout.reward.learned` (see `learned_reward.open_judge`).
   """
 
   update: grpo.Step
@@ -147,6 +148,7 @@ class Reinforcement:
   mesh: jax.sharding.Mesh | None = None
   transform: Transform | None = None
   observe: Callable[[int, Rollout], None] | None = None
+  judge: Judge | None = None
 
   def feed(self, position: Position, state: TrainState) -> Feed:
     """Samples the rollout of the next iteration."""
@@ -160,6 +162,7 @@ class Reinforcement:
       self.seed,
       iteration,
       self.transform,
+      self.judge,
     )
     if self.observe is not None:
       self.observe(iteration, rollout)

@@ -13,6 +13,8 @@ from deepseek_jax.data.preference_batches import lay_out
 from deepseek_jax.data.preferences import Preference, text_tokens
 from deepseek_jax.evaluate.results import read_results
 from deepseek_jax.model.reward import text_rewards
+from deepseek_jax.rl.grpo_job import grpo_job, run_grpo
+from deepseek_jax.rl.learned_reward import LearnedReward
 from deepseek_jax.rl.reward_accuracy import accuracy_figures
 from deepseek_jax.rl.reward_job import reward_model_job, run_reward_model
 from deepseek_jax.rl.reward_model import load_reward_model
@@ -178,3 +180,55 @@ def test_accuracy_is_a_mean_over_prompts():
 def test_impossible_jobs_are_named(records, changes, named):
   with pytest.raises(ConfigError, match=named):
     reward_model_job(config(records, **changes))
+
+
+def reinforcement(reward, **rollout):
+  """Two iterations of GRPO, whose reward a reward model has a part in."""
+  shape = {"prompts": 4, "group": 2, "max_new": 8, "width": 40, "rows": 4, "updates": 1}
+  learned = {"weight": 0.5, "model": str(reward)}
+  rollout = {**shape, "reward": {"learned": learned}, "advantage": {"truncated": "keep"}, **rollout}
+  made = base.grpo(model=MODEL, train={"steps": 2}, task="tiny", rl={"rollout": rollout})
+  return made.to_dict()
+
+
+def test_its_figure_is_part_of_the_reward_in_reinforcement(trained, tmp_path):
+  workdir, *_ = trained
+  run_grpo(grpo_job(reinforcement(workdir)), tmp_path)
+  samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+  assert len(samples) == 8
+  judge, readable = load_reward_model(workdir), 0
+  for one in samples:
+    try:
+      (figure,) = judge([one["prompt"]], [one["text"]])
+    except ConfigError:  # a random model also says what has no word
+      continue
+    readable += 1
+    assert one["parts"]["learned"] == pytest.approx(figure, abs=1e-4)
+    rest = one["parts"]["correct"] + 0.1 * one["parts"]["format"]
+    assert one["reward"] == pytest.approx(rest + 0.5 * one["parts"]["learned"], abs=1e-5)
+  assert readable
+  logged = read_metrics(tmp_path / "metrics.jsonl")
+  assert all(record["reward_learned_std"] > 0 and "correct" in record for record in logged)
+
+
+def test_what_cannot_judge_a_rollout_is_refused(trained, tmp_path):
+  workdir, *_ = trained
+  context = load_reward_model(workdir).model.config.max_context
+  too_wide = reinforcement(workdir, width=context)
+  with pytest.raises(ConfigError, match=f"rollout.width is {context}; the reward model in"):
+    run_grpo(grpo_job(too_wide), tmp_path / "wide")
+  with pytest.raises(ConfigError, match="nowhere"):
+    run_grpo(grpo_job(reinforcement(tmp_path / "nowhere")), tmp_path / "none")
+
+
+def test_a_completion_that_cannot_be_read_ends_nothing(trained, capsys):
+  judge = LearnedReward(load_reward_model(trained[0]))
+  context = judge.model.model.config.max_context
+  texts = ["3 right 4", "\ufffd", "3 wait 4", "3 " * context]
+  found = judge(["sum 3 4 ?"] * 4, texts)
+  good, bad = judge.model(["sum 3 4 ?"] * 2, [texts[0], texts[2]])
+  assert good > bad
+  np.testing.assert_allclose(found, [good, bad, bad, bad], atol=1e-4)
+  told = capsys.readouterr().err
+  assert "could not read 2 of 4 completions" in told and "does not know" in told
+  assert judge(["sum 3 4 ?"], ["\ufffd"]) == [0]

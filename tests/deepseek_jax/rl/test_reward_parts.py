@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from deepseek_jax.config import ConfigError
 from deepseek_jax.rl.reward_parts import (
   CosineConfig,
+  LearnedConfig,
   OverlongConfig,
   RepetitionConfig,
   cosine,
@@ -103,6 +104,9 @@ def test_words():
     (CosineConfig, {"exceeding": math.nan}, "reward.cosine.exceeding is nan"),
     (RepetitionConfig, {"weight": math.nan}, "reward.repetition.weight is nan"),
     (RepetitionConfig, {"ngram": 0}, "reward.repetition.ngram is 0"),
+    (LearnedConfig, {"weight": 1.0}, "reward.learned.model is '' and its weight 1.0"),
+    (LearnedConfig, {"model": "runs/reward"}, "set both or neither"),
+    (LearnedConfig, {"reads": "all"}, "reward.learned.reads is 'all'; use text or answer"),
   ],
 )
 def test_bad_settings_are_refused(kind, fields, message):

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 
 from deepseek_jax.config import ConfigError
 from deepseek_jax.rl.advantages import AdvantageConfig, group_advantages
-from deepseek_jax.rl.reward_parts import CosineConfig, OverlongConfig, RepetitionConfig
+from deepseek_jax.rl.reward_parts import (
+  CosineConfig,
+  LearnedConfig,
+  OverlongConfig,
+  RepetitionConfig,
+)
 from deepseek_jax.rl.rewards import RewardConfig, joined, permuted, rewards
 from deepseek_jax.rl.rollout import RolloutConfig
 from deepseek_jax.rl.statistics import statistics
@@ -63,6 +68,22 @@ def test_every_part_by_hand(complete):
   np.testing.assert_allclose(got.total_BJ.ravel(), total, atol=1e-12)
 
 
+@pytest.mark.parametrize(("reads", "read"), [("text", "4 </think> x"), ("answer", " x")])
+def test_a_reward_model_reads_the_question_and_what_it_is_to_read(complete, reads, read):
+  items = [dataclasses.replace(complete(), text=f"{n} </think> x") for n in (4, 4, 4, 4)]
+  seen = []
+
+  def judge(prompts, texts):
+    seen.extend(zip(prompts, texts, strict=True))
+    return np.arange(len(texts), dtype=np.float32)
+
+  config = RewardConfig(correct=1.0, format=0.0, learned=LearnedConfig(0.5, "runs/reward", reads))
+  got = rewards(items, 2, config, 8, judge)
+  assert seen == [(one.problem.prompt, read) for one in items]
+  np.testing.assert_array_equal(got.parts["learned"], [[0, 1], [2, 3]])
+  np.testing.assert_array_equal(got.total_BJ, [[1, 1.5], [2, 2.5]])
+
+
 @given(st.lists(st.sampled_from([0.0, 0.1, 1.0]), min_size=3, max_size=3))
 def test_a_part_without_weight_is_not_in_use(weights):
   config = RewardConfig(*weights)
@@ -107,7 +128,13 @@ def test_statistics_name_the_parts_in_use(complete):
 
 
 @pytest.mark.parametrize(
-  "part", [OverlongConfig(weight=1.0), CosineConfig(weight=1.0), RepetitionConfig(weight=1.0)]
+  "part",
+  [
+    OverlongConfig(weight=1.0),
+    CosineConfig(weight=1.0),
+    RepetitionConfig(weight=1.0),
+    LearnedConfig(weight=1.0, model="runs/reward"),
+  ],
 )
 def test_a_penalty_that_cutting_off_would_undo_is_refused(part):
   name = type(part).__name__.removesuffix("Config").lower()

@@ -10,11 +10,12 @@ import optax
 from deepseek_jax.by_name import pinned
 from deepseek_jax.config import ComputeConfig, ModelConfig, from_dict, require
 from deepseek_jax.data.asking import own_form
+from deepseek_jax.data.sources import fingerprint
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.rl.learned_reward import open_judge
-from deepseek_jax.rl.rewards import Transform
+from deepseek_jax.rl.rewards import Judge, Transform
 from deepseek_jax.rl.rollout import Rollout
 from deepseek_jax.rl.samples import SampleLog, SamplesConfig
 from deepseek_jax.rl.trainer import Reinforcement, RLConfig
@@ -90,7 +91,7 @@ def run_grpo(
 ) -> tuple[TrainState, Position]:
   """Reinforces, or goes on reinforcing, in the workdir `directory`; see `train.run.run_job`."""
   tokenizer = open_tokenizer(job.tokenizer)
-  task = load_task(job.task)
+  task, judge = load_task(job.task), open_judge(job.rl.rollout)  # before the workdir is claimed
 
   def parts(
     model: Transformer, tx: optax.GradientTransformation, position: Position
@@ -103,11 +104,19 @@ def run_grpo(
       if step % job.train.log_every == 0 or step == job.train.steps:
         log.write(step, rollout)
 
-    stage = reinforcement(job, model, tx, task, tokenizer, transform)
-    stage = dataclasses.replace(stage, observe=observe)
+    stage = reinforcement(job, model, tx, task, tokenizer, judge)
+    stage = dataclasses.replace(stage, transform=transform, observe=observe)
     return stage.step, stage.feed
 
-  return run_job(job, tokenizer, directory, parts, reference=job.rl.kl_weight > 0, stage=stage)
+  reference = job.rl.kl_weight > 0
+  corpus = _fingerprint(task)
+  return run_job(job, tokenizer, directory, parts, reference, stage=stage, corpus=corpus)
+
+
+def _fingerprint(task: Task) -> dict[str, Any]:
+  """Of the file that a task's problems are in, by which a change is noticed; else nothing."""
+  file = getattr(task, "file", None)
+  return fingerprint([file], file) if isinstance(file, Path) else {}
 
 
 def reinforcement(
@@ -116,9 +125,9 @@ def reinforcement(
   tx: optax.GradientTransformation,
   task: Task,
   tokenizer: Tokenizer,
-  transform: Transform | None = None,
+  judge: Judge | None,
 ) -> Reinforcement:
-  """The stage that a job is, whose feed and step the loop calls."""
+  """The stage that a job is, whose feed and step the loop calls; `judge` is `open_judge`'s."""
   compiled = grpo.GRPOConfig(job.loss_chunk)
   return Reinforcement(
     update=grpo.make_step(model, tx, compiled),
@@ -130,6 +139,5 @@ def reinforcement(
     iterations=job.train.steps,
     seed=job.seed,
     mesh=model.mesh,
-    transform=transform,
-    judge=open_judge(job.rl.rollout),
+    judge=judge,
   )

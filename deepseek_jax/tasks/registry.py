@@ -75,9 +75,9 @@ def _user_task(spec: str, module_name: str, attribute: str) -> Task:
   if isinstance(found, type) or (callable(found) and not isinstance(found, Task)):
     try:
       found = found()
-    except TypeError as error:
+    except Exception as error:  # whatever a stranger's code raises
       raise ConfigError(
-        f"task {spec!r}: calling {attribute!r} without arguments failed ({error})."
+        f"task {spec!r}: calling {attribute!r} without arguments failed ({error!r:.200})."
       ) from error
   if not isinstance(found, Task):
     missing = [name for name in ("name", "sample", "score") if not hasattr(found, name)]

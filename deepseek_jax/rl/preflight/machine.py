@@ -105,8 +105,11 @@ def failure_finding(trial: Trial) -> Finding:
   return Finding("judging", level, figure, change, dict(trial.failures))
 
 
-def update_finding(trial: Trial, clip: float) -> Finding:
-  """Whether an update is sound: finite, and of the same model that sampled."""
+def update_finding(trial: Trial, clip: float, largest_gap: float | None = None) -> Finding:
+  """Whether an update is sound: finite, and of the same model that sampled.
+
+  `largest_gap` is the difference at which a run ends, if there is one.
+  """
   norm, mismatch = (trial.update[name] for name in ("grad_norm", "mismatch"))
   figure = (
     f"gradient norm {norm:.3g}; sampling and training differ by at most {mismatch:.2g} in "
@@ -115,6 +118,9 @@ def update_finding(trial: Trial, clip: float) -> Finding:
   values = {name: value for name, value in trial.update.items() if math.isfinite(value)}
   if not math.isfinite(norm) or not math.isfinite(mismatch):
     return Finding("update", "red", figure, "it is no number; set compute.dtype=float32", values)
+  if largest_gap and mismatch > largest_gap:
+    change = f"a run ends above rl.largest_gap, {largest_gap:g}; raise it, or set "
+    return Finding("update", "red", figure, f"{change}compute.dtype=float32", values)
   if mismatch > clip:
     change = f"that is above rl.clip_low, {clip:g}, before anything is learnt; set "
     return Finding("update", "amber", figure, f"{change}compute.dtype=float32", values)
@@ -130,22 +136,24 @@ def update_operations(trial: Trial, config: ModelConfig, epochs: int) -> float:
   return float(each_PJ.sum()) * epochs * trial.scale / len(trial.turns)
 
 
-def time_finding(trial: Trial, iterations: int, operations: float) -> Finding:
+def time_finding(trial: Trial, iterations: int, operations: float, rounds: float = 1.0) -> Finding:
   """Seconds by phase, and the run's hours if every group teaches, which is their most.
 
-  `operations` are those of an iteration's updates, whose rate is told beside their seconds.
+  `operations` are those of an iteration's updates, whose rate is told beside their seconds;
+  `rounds` says how often an iteration samples (`rollout.dynamic`).
   """
   settled = [turn for turn in trial.turns[1:] if turn.updating is not None]
   updating = max(settled[-1].updating or 0.0, 1e-9)
   later = trial.turns[1:]
   parts = {
-    "sampling": trial.scale * float(np.mean([turn.sampling for turn in later])),
-    "judging": trial.scale * float(np.mean([turn.scoring for turn in later])),
+    "sampling": rounds * trial.scale * float(np.mean([turn.sampling for turn in later])),
+    "judging": rounds * trial.scale * float(np.mean([turn.scoring for turn in later])),
     "updating": trial.scale * updating,
   }
   seconds = sum(parts.values())
   whole = iterations * seconds + trial.compiling
   scaled = "" if trial.scale == 1 else f", as {100 / trial.scale:.0f} % of its prompts have it"
+  scaled += "" if rounds == 1 else f", with {rounds:.3g} rounds of sampling (rl.rollout.dynamic)"
   figure = (
     f"an iteration takes {seconds:.3g} s ("
     + ", ".join(f"{name} {value:.2g}" for name, value in parts.items())

@@ -42,7 +42,7 @@ def pass_finding(trial: Trial) -> Finding:
   if not correct_PJ.any():
     figure = f"0 of {correct_PJ.size} samples are right: {figure}"
     change = "reinforcement has nothing to learn from; begin with SFT or an easier task"
-    if not trial.format_PJ.any():
+    if not trial.format_PJ.any() and not trial.failures:
       change = f"none has the form that the verifier reads, see format; {change}"
     return Finding("pass", "red", figure, change, values)
   if value < 0.02:
@@ -52,6 +52,17 @@ def pass_finding(trial: Trial) -> Finding:
     change = "there is little left to learn; take a harder task"
     return Finding("pass", "amber", figure, change, values)
   return Finding("pass", "green", figure, values=values)
+
+
+def rounds_drawn(trial: Trial, rollout: RolloutConfig) -> float:
+  """Rounds of sampling that an iteration will take: 1 over the share of groups that teach.
+
+  At most 1 + `rollout.dynamic`, as where no group does.
+  """
+  advantages = group_advantages(trial.rewards_PJ, trial.truncated_PJ, rollout.advantage)
+  useful = float(np.any(advantages.kept_BJ, axis=1).mean())
+  most = 1.0 + rollout.dynamic
+  return most if useful * most <= 1 else float(np.ceil(1 / useful))
 
 
 def group_finding(trial: Trial, config: AdvantageConfig) -> Finding:

@@ -21,6 +21,7 @@ from deepseek_jax.config import require
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.rl.completions import Completion
 from deepseek_jax.rl.grpo_job import GRPOJob, reinforcement
+from deepseek_jax.rl.learned_reward import open_judge
 from deepseek_jax.rl.preflight.headroom import (
   CompiledUpdate,
   Headroom,
@@ -95,7 +96,7 @@ def try_job(job: GRPOJob, problems: int | None = None) -> tuple[Headroom, Trial 
   )
   mesh = make_mesh(job.mesh) if job.mesh.devices > 1 else None
   model, tx = Transformer(job.model, job.compute, mesh), make_optimizer(job.optimizer)
-  stage = reinforcement(job, model, tx, task, tokenizer)
+  stage = reinforcement(job, model, tx, task, tokenizer, open_judge(job.rl.rollout))
   key, with_reference = random_key(job.seed), job.rl.kl_weight > 0
   abstract = abstract_state(
     lambda: init_state(init_weights(model, key), tx, reference=with_reference), mesh

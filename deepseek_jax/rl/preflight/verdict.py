@@ -22,7 +22,7 @@ from deepseek_jax.rl.preflight.machine import (
   update_operations,
 )
 from deepseek_jax.rl.preflight.proposals import Proposal, propose
-from deepseek_jax.rl.preflight.samples import sample_findings
+from deepseek_jax.rl.preflight.samples import rounds_drawn, sample_findings
 from deepseek_jax.rl.preflight.trial import Trial, try_job
 
 
@@ -100,8 +100,13 @@ def find(
     *sample_findings(trial, job.rl.rollout),
     gold_finding(trial.gold),
     failure_finding(trial),
-    update_finding(trial, job.rl.clip_low),
-    time_finding(trial, job.train.steps, update_operations(trial, job.model, job.rl.epochs)),
+    update_finding(trial, job.rl.clip_low, job.rl.largest_gap),
+    time_finding(
+      trial,
+      job.train.steps,
+      update_operations(trial, job.model, job.rl.epochs),
+      rounds_drawn(trial, job.rl.rollout),
+    ),
   ]
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from deepseek_jax.config import ConfigError
 from deepseek_jax.paths import local_path
@@ -33,6 +34,11 @@ class Code:
   problems: tuple[Problem, ...]
   undivided: bool = False
   limits: Limits = DEFAULT
+
+  @property
+  def file(self) -> Path:
+    """Where the problems come from."""
+    return local_path(self.name.removeprefix("code:").removesuffix(_ALL))
 
   def of_split(self, split: Split) -> tuple[Problem, ...]:
     """The problems of a split; ConfigError if it has none."""

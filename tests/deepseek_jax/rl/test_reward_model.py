@@ -219,6 +219,7 @@ def test_what_cannot_judge_a_rollout_is_refused(trained, tmp_path):
     run_grpo(grpo_job(too_wide), tmp_path / "wide")
   with pytest.raises(ConfigError, match="nowhere"):
     run_grpo(grpo_job(reinforcement(tmp_path / "nowhere")), tmp_path / "none")
+  assert not list(tmp_path.iterdir()), "no workdir is claimed by what cannot begin"
 
 
 def test_a_completion_that_cannot_be_read_ends_nothing(trained, capsys):

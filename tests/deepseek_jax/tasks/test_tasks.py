@@ -196,3 +196,14 @@ def test_templates_hold_the_question_and_braces_do_no_harm():
 def test_keys_name_the_problem_whatever_its_language():
   assert countdown_problem((3, 7, 2), 8, "en").key == countdown_problem((3, 7, 2), 8, "zh").key
   assert countdown_problem((3, 7, 2), 8, "en").key != countdown_problem((3, 7, 2), -6, "en").key
+
+
+def test_a_task_whose_making_fails_is_told(tmp_path, monkeypatch):
+  (tmp_path / "stranger.py").write_text(
+    "class T:\n  def __init__(self):\n    raise OSError('no')\n"
+  )
+  monkeypatch.syspath_prepend(tmp_path)
+  with pytest.raises(
+    ConfigError, match=r"calling 'T' without arguments failed \(OSError\('no'\)\)"
+  ):
+    registry.load_task("stranger:T")

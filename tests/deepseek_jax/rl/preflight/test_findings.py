@@ -149,6 +149,26 @@ def test_time_is_that_of_the_settled_turn_and_scales_to_the_whole_rollout(tried)
   assert "updates at 2 GFLOP/s" in found.figure  # 24 in 4 * 3 s
 
 
+@pytest.mark.parametrize(("telling", "rounds"), [(10, 1), (4, 3), (1, 6), (0, 6)])
+def test_rounds_are_as_many_as_groups_that_teach_want(tried, telling, rounds):
+  """Of 10 groups `telling` differ in reward; at most 5 further rounds are drawn."""
+  rewards_PJ = np.eye(1, 4) * (np.arange(10) < telling)[:, None]
+  trial = tried(rewards_PJ=rewards_PJ)
+  assert samples.rounds_drawn(trial, RolloutConfig(prompts=5, group=4, dynamic=5)) == rounds
+  assert samples.rounds_drawn(trial, RolloutConfig(prompts=5, group=4)) == 1
+  found = machine.time_finding(trial, 10, 1e9, rounds)
+  assert found.values["iteration"] == pytest.approx(rounds * (2 + 1) + 3)
+  assert ("rounds of sampling" in found.figure) == (rounds > 1)
+
+
+def test_a_gap_that_would_end_the_run_is_red(tried):
+  trial = tried()
+  gap = trial.update["mismatch"]
+  assert machine.update_finding(trial, 0.2, 2 * gap).level == "green"
+  found = machine.update_finding(trial, 0.2, gap / 2)
+  assert found.level == "red" and "rl.largest_gap" in found.change
+
+
 def test_operations_are_those_of_every_sample_once_per_epoch(tried):
   config = preset("v3_mini")
   trial = tried(lengths_PJ=np.tile([2.0, 22.0], (10, 2)), scale=4.0)  # prompts have 8 tokens

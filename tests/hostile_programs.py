@@ -156,6 +156,11 @@ FORGERIES = {
     "import sys\nm = sys.modules['__main__']\nm.encode = m._sendable = lambda v: {'pass': ''}\n"
     "def after(n): return 0"
   ),
+  "is the tests' module": (
+    "import sys\nsys.modules['assertions'] = sys.modules[__name__]\n"
+    "def check(candidate): pass\ndef after(n): return 0"
+  ),
+  "is no module any more": "import sys\ndef after(n): return 0\ndel sys.modules[__name__]",
   "walks the frames": (
     "import sys\ndef after(n):\n  frame = sys._getframe()\n  while frame:\n"
     "    for name, value in {**frame.f_globals, **frame.f_locals}.items():\n"
@@ -219,6 +224,17 @@ SOUND = {
   ),
   "with words": (AFTER, "print('x' * 9999)\ndef after(n):\n  print(n)\n  return n + 1\n"),
   "a subclass": (AFTER, "class I(int): pass\ndef after(n): return I(n + 1)"),
+  "a dataclass": (
+    AFTER,
+    "import pickle, sys\nfrom dataclasses import dataclass\n"
+    "@dataclass\nclass N:\n  v: int\n  left: 'N' = None\n"
+    "def after(n): return sys.modules[__name__].N(pickle.loads(pickle.dumps(N(n))).v + 1).v",
+  ),
+  "a dataclass in another age": (
+    PAIRS,
+    "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    "@dataclass\nclass N:\n  v: int\ndef pairs(x): return [[N(n).v] * 2 for n in x]",
+  ),
   "values": (PAIRS, "def pairs(x):\n  print(x)\n  return [(n, n) for n in x]"),
   "a solution": (
     PAIRS,

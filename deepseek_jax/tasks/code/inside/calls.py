@@ -16,6 +16,7 @@ import builtins
 import json
 import os
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -128,7 +129,7 @@ def serve(task: dict[str, Any]) -> None:
 def test(task: dict[str, Any]) -> None:
   """Prints a verdict: pass, wrong, crash, memory, lost or error, and why."""
   output = _own_output()
-  names: dict[str, Any] = {"__name__": "test"}
+  names = _new_module("assertions")
   try:
     exec(compile(task["setup"], "setup.py", "exec"), names)
     program = compile(task["test"], "test.py", "exec")
@@ -212,10 +213,17 @@ def _sendable(value: Any) -> Any:
 
 def _names_of(*programs: str) -> dict[str, Any]:
   """What programs define; they run as a module that is not the main one, as what is tested does."""
-  names: dict[str, Any] = {"__name__": "program"}
+  names = _new_module("program")
   for program in programs:
     exec(compile(program, "program.py", "exec"), names)
   return names
+
+
+def _new_module(name: str) -> dict[str, Any]:
+  """The names of a new module, which `dataclasses` and `pickle` look up among all modules."""
+  module = types.ModuleType(name)
+  sys.modules[name] = module
+  return module.__dict__
 
 
 def _function(names: dict[str, Any], name: str) -> Callable[..., Any]:

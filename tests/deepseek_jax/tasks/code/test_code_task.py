@@ -163,7 +163,12 @@ def packed(value):
     ({**STDIN, "private_test_cases": packed(Bomb())}, "a pickle of something else"),
     ({**STDIN, "private_test_cases": packed(["a"])}, "a pickle of something else"),
     ({**STDIN, "private_test_cases": "!"}, "base64"),
-    ({**STDIN, "public_test_cases": "[]"}, "no list of objects"),
+    ({**MBPP, "test_imports": 3}, "its test_imports is no list of texts"),
+    ({**MBPP, "test_imports": [1]}, "its test_imports is no list of texts"),
+    ({**MBPP, "test_imports": "import math"}, "its test_imports is no list of texts"),
+    ({**STDIN, "public_test_cases": "[]", "private_test_cases": "[]"}, "it has no cases"),
+    ({**STDIN, "public_test_cases": "[1]"}, "no list of objects"),
+    ({**OURS, "tests": []}, "it has no cases"),
     ({**STDIN, "public_test_cases": '[{"input": 3, "testtype": "stdin"}]'}, "texts"),
     ({**FUNCTIONAL, "metadata": "{}"}, "func_name"),
     (OURS, "asks the same as line 1"),
@@ -175,6 +180,24 @@ def test_a_line_that_is_no_problem_is_named(record, told, tmp_path, known):
   path.write_text(f"{path.read_text()}{text}\n")
   with pytest.raises(ConfigError, match=f"line 2 .*{told}"):
     load_task(f"code:{path}")
+
+
+def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_it(tmp_path, known):
+  path = write(tmp_path, OURS)
+  path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+  assert len(load_task(f"code:{path}").problems) == 1
+
+
+def test_half_a_surrogate_pair_is_no_character(tmp_path, known):
+  task = load_task(f"code:{write(tmp_path, {**OURS, 'prompt': 'a' + chr(0xD800)})}")
+  assert task.problems[0].prompt.startswith("a\ufffd")
+  assert sum(map(len, task._splits.values())) == 1
+
+
+@pytest.mark.parametrize("hidden", ["[]", [], None, packed("[]")])
+def test_there_may_be_no_hidden_cases(hidden, tmp_path, known):
+  path = write(tmp_path, {**STDIN, "private_test_cases": hidden})
+  assert load_task(f"code:{path}").problems[0].data.cases == (("1 2\n", "3\n"),)
 
 
 def test_files_that_hold_nothing_are_refused(tmp_path, known):

@@ -53,6 +53,13 @@ class Assertions:
 Cases = Outputs | Values | Assertions
 
 
+def called(cases: Cases) -> tuple[str, ...]:
+  """The functions that a program has to define."""
+  if isinstance(cases, Values):
+    return (cases.function,)
+  return cases.functions if isinstance(cases, Assertions) else ()
+
+
 def same_output(output: bytes, wanted: str) -> bool:
   """Whether all lines agree but for white space at their ends and at the end of the output."""
   try:

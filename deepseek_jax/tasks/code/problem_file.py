@@ -5,7 +5,8 @@
   LiveCodeBench  question_content, public_test_cases, private_test_cases, metadata, starter_code
   our own        prompt, tests: a list of {"input": ..., "output": ...}
 
-LiveCodeBench's private cases are a pickle of a text; its text is read, and no pickle run. Of MBPP's
+LiveCodeBench's private cases are a pickle of a text; its text is read, and no pickle run. It is
+judged as its own runner does (`live_code_bench.py`), our own form by the exact output. Of MBPP's
 tests a prompt shows the first alone, as EvalPlus does: a program could answer what it has seen from
 memory.
 """
@@ -117,7 +118,7 @@ def _live_code_bench(record: dict[str, Any]) -> tuple[str, Cases]:
   function = metadata.get("func_name") if isinstance(metadata, dict) else None
   kinds = {str(case.get("testtype", "functional" if function else "stdin")) for case in cases}
   if kinds == {"stdin"}:
-    return f"{question.strip()}\n\n{_READS} {_ASK}", Outputs(pairs)
+    return f"{question.strip()}\n\n{_READS} {_ASK}", Outputs(pairs, live_code_bench=True)
   if kinds != {"functional"} or not isinstance(function, str) or not function.isidentifier():
     raise _FaultError(
       "its cases are not all stdin, nor all functional with a func_name in metadata"

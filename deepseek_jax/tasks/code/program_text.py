@@ -82,7 +82,7 @@ def _scan(lines: list[str], strings: bool) -> tuple[list[tuple[str, str]], bool]
         found.append((block.language, block.content))
         block = None
     elif opening is not None:
-      block = _Block(*opening.groups(), strings)
+      block = _Block(opening[1], opening[2], opening[3], strings)
   return found, block is not None and block.hides
 
 

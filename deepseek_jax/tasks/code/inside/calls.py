@@ -21,18 +21,6 @@ from collections.abc import Callable
 from typing import Any
 
 LONGEST = 2**24  # bytes of a value
-# What LiveCodeBench's functions take for granted; its own runner imports these and more.
-_PRELUDE = """
-import bisect, collections, functools, heapq, itertools, math, operator, random, re, string
-from bisect import *
-from collections import *
-from functools import *
-from heapq import *
-from itertools import *
-from math import *
-from typing import *
-from builtins import *
-"""
 
 
 class LostError(BaseException):
@@ -102,7 +90,7 @@ def decode(sent: Any) -> Any:
 def call(task: dict[str, Any]) -> None:
   """Prints what the function returns for JSON's values, as JSON; tuples are lists there."""
   answers = _own_output()
-  function = _function(_names_of(_PRELUDE, task["program"]), task["function"])
+  function = _function(_names_of(task["prelude"], task["program"]), task["function"])
   value = json.dumps(function(*task["arguments"]))
   with os.fdopen(answers, "w") as file:
     file.write(value)

@@ -6,6 +6,7 @@ this judges all of them and prints the outcomes, so that another user can be the
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import json
 import os
 import socket
@@ -183,6 +184,11 @@ FORGERIES = {
   ),
   "kills the tests": "import os\ndef after(n):\n  os.kill(-1, 9)\n  return 0",
   "the wrong number": "def after(n): return n + 2",
+  "fails as a test without numpy": "def after(n): raise ModuleNotFoundError('numpy')",
+  "fails as a test without a name": "def after(n): raise NameError('check')",
+  "all numbers": "def after(n): return range(n, n + 2)",
+  "numbers without end": "import itertools\ndef after(n): return itertools.count(n)",
+  "an iterator that fails": "def after(n):\n  yield n + 1\n  raise AssertionError",
   "no such function": "def before(n): return n + 1",
   "goes on badly": "  return n",
 }
@@ -248,7 +254,13 @@ def hostile(secret: str, port: int) -> dict[str, tuple[Outputs | Assertions | Va
   """All hostile programs; `secret` is a file and `port` a listener that they must not reach."""
   known = {"secret": secret, "project": str(ROOT), "port": port, "path": sys.path}
   tried = {n: (SUMS, f"{text.format(**known)}\n{WORK}") for n, text in ATTEMPTS.items()}
-  parts = {"idle": (SUMS, IDLE), "forgery": (AFTER, FORGERIES), "value": (PAIRS, EQUALS)}
+  theirs = dataclasses.replace(SUMS, live_code_bench=True)
+  parts = {
+    "idle": (SUMS, IDLE),
+    "mildly": (theirs, IDLE),
+    "forgery": (AFTER, FORGERIES),
+    "value": (PAIRS, EQUALS),
+  }
   others = {f"{p}: {n}": (c, text) for p, (c, texts) in parts.items() for n, text in texts.items()}
   return tried | others
 

@@ -6,6 +6,7 @@ this judges all of them and prints the outcomes, so that another user can be the
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import json
 import os
 import socket
@@ -156,6 +157,11 @@ FORGERIES = {
     "import sys\nm = sys.modules['__main__']\nm.encode = m._sendable = lambda v: {'pass': ''}\n"
     "def after(n): return 0"
   ),
+  "is the tests' module": (
+    "import sys\nsys.modules['assertions'] = sys.modules[__name__]\n"
+    "def check(candidate): pass\ndef after(n): return 0"
+  ),
+  "is no module any more": "import sys\ndef after(n): return 0\ndel sys.modules[__name__]",
   "walks the frames": (
     "import sys\ndef after(n):\n  frame = sys._getframe()\n  while frame:\n"
     "    for name, value in {**frame.f_globals, **frame.f_locals}.items():\n"
@@ -178,6 +184,11 @@ FORGERIES = {
   ),
   "kills the tests": "import os\ndef after(n):\n  os.kill(-1, 9)\n  return 0",
   "the wrong number": "def after(n): return n + 2",
+  "fails as a test without numpy": "def after(n): raise ModuleNotFoundError('numpy')",
+  "fails as a test without a name": "def after(n): raise NameError('check')",
+  "all numbers": "def after(n): return range(n, n + 2)",
+  "numbers without end": "import itertools\ndef after(n): return itertools.count(n)",
+  "an iterator that fails": "def after(n):\n  yield n + 1\n  raise AssertionError",
   "no such function": "def before(n): return n + 1",
   "goes on badly": "  return n",
 }
@@ -219,6 +230,17 @@ SOUND = {
   ),
   "with words": (AFTER, "print('x' * 9999)\ndef after(n):\n  print(n)\n  return n + 1\n"),
   "a subclass": (AFTER, "class I(int): pass\ndef after(n): return I(n + 1)"),
+  "a dataclass": (
+    AFTER,
+    "import pickle, sys\nfrom dataclasses import dataclass\n"
+    "@dataclass\nclass N:\n  v: int\n  left: 'N' = None\n"
+    "def after(n): return sys.modules[__name__].N(pickle.loads(pickle.dumps(N(n))).v + 1).v",
+  ),
+  "a dataclass in another age": (
+    PAIRS,
+    "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    "@dataclass\nclass N:\n  v: int\ndef pairs(x): return [[N(n).v] * 2 for n in x]",
+  ),
   "values": (PAIRS, "def pairs(x):\n  print(x)\n  return [(n, n) for n in x]"),
   "a solution": (
     PAIRS,
@@ -232,7 +254,13 @@ def hostile(secret: str, port: int) -> dict[str, tuple[Outputs | Assertions | Va
   """All hostile programs; `secret` is a file and `port` a listener that they must not reach."""
   known = {"secret": secret, "project": str(ROOT), "port": port, "path": sys.path}
   tried = {n: (SUMS, f"{text.format(**known)}\n{WORK}") for n, text in ATTEMPTS.items()}
-  parts = {"idle": (SUMS, IDLE), "forgery": (AFTER, FORGERIES), "value": (PAIRS, EQUALS)}
+  theirs = dataclasses.replace(SUMS, live_code_bench=True)
+  parts = {
+    "idle": (SUMS, IDLE),
+    "mildly": (theirs, IDLE),
+    "forgery": (AFTER, FORGERIES),
+    "value": (PAIRS, EQUALS),
+  }
   others = {f"{p}: {n}": (c, text) for p, (c, texts) in parts.items() for n, text in texts.items()}
   return tried | others
 

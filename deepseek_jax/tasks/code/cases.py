@@ -13,11 +13,12 @@ class Outputs:
   """The whole output that a program must have for each input."""
 
   cases: tuple[tuple[str, str], ...]  # input, output
+  live_code_bench: bool = False  # judged as its own runner does, else exactly
 
 
 @dataclasses.dataclass(frozen=True)
 class Values:
-  """What a function must return, in JSON's types."""
+  """What a function must return, in JSON's types; LiveCodeBench's form, judged as there."""
 
   function: str
   cases: tuple[tuple[str, str], ...]  # arguments as an array of JSON, value as JSON
@@ -51,6 +52,13 @@ class Assertions:
 
 
 Cases = Outputs | Values | Assertions
+
+
+def called(cases: Cases) -> tuple[str, ...]:
+  """The functions that a program has to define."""
+  if isinstance(cases, Values):
+    return (cases.function,)
+  return cases.functions if isinstance(cases, Assertions) else ()
 
 
 def same_output(output: bytes, wanted: str) -> bool:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from deepseek_jax.tasks.code import live_code_bench
 from deepseek_jax.tasks.code.cases import Assertions, Cases, Values, same_output, same_value
 from deepseek_jax.tasks.code.running import DEFAULT, Limits, Run, Running
 from deepseek_jax.tasks.code.sandbox import Sandbox, part
@@ -61,11 +62,15 @@ def _attempts(box: Sandbox, cases: Cases, text: str, limits: Limits) -> Iterator
     yield _again(functools.partial(_tested, box, cases, cases.programs(text), limits))
   elif isinstance(cases, Values):
     for arguments, wanted in cases.cases:
-      given = {"program": text, "function": cases.function, "arguments": json.loads(arguments)}
+      given = {"prelude": live_code_bench.PRELUDE, "program": text}
+      given |= {"function": cases.function, "arguments": json.loads(arguments)}
       yield _again(functools.partial(_called, box, given, wanted, limits))
   else:
+    theirs = cases.live_code_bench
+    program = live_code_bench.with_prelude(text) if theirs else text
+    same = live_code_bench.same_output if theirs else same_output
     for given_text, wanted in cases.cases:
-      yield _again(functools.partial(_printed, box, text, given_text, wanted, limits))
+      yield _again(functools.partial(_printed, box, program, given_text, wanted, limits, same))
 
 
 def _again(attempt: Callable[[], Verdict]) -> Verdict:
@@ -81,11 +86,18 @@ def _again(attempt: Callable[[], Verdict]) -> Verdict:
   return verdict
 
 
-def _printed(box: Sandbox, text: str, given: str, wanted: str, limits: Limits) -> Verdict:
+def _printed(
+  box: Sandbox,
+  text: str,
+  given: str,
+  wanted: str,
+  limits: Limits,
+  same: Callable[[bytes, str], bool],
+) -> Verdict:
   run = box.run(text, given.encode("utf-8", "replace"), _room_for(wanted, limits))
   if fault := _fault(run, limits):
     return fault
-  return _compared(same_output(run.output, wanted), "its output is another")
+  return _compared(same(run.output, wanted), "its output is another")
 
 
 def _called(box: Sandbox, given: dict[str, Any], wanted: str, limits: Limits) -> Verdict:

@@ -5,7 +5,8 @@
   LiveCodeBench  question_content, public_test_cases, private_test_cases, metadata, starter_code
   our own        prompt, tests: a list of {"input": ..., "output": ...}
 
-LiveCodeBench's private cases are a pickle of a text; its text is read, and no pickle run. Of MBPP's
+LiveCodeBench's private cases are a pickle of a text; its text is read, and no pickle run. It is
+judged as its own runner does (`live_code_bench.py`), our own form by the exact output. Of MBPP's
 tests a prompt shows the first alone, as EvalPlus does: a program could answer what it has seen from
 memory.
 """
@@ -47,7 +48,7 @@ def read_problems(path: Path, task: str) -> tuple[Problem, ...]:
     ConfigError: the file cannot be read, or a line is no problem; it is named.
   """
   try:
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
   except (OSError, UnicodeDecodeError) as error:
     raise ConfigError(f"{path} cannot be read ({error}); name a file of JSON lines.") from error
   problems: list[Problem] = []
@@ -74,6 +75,8 @@ def _problem(record: Any, task: str) -> Problem:
   for field, read in _FORMS.items():
     if field in record:
       prompt, cases = read(record)
+      # Half of a surrogate pair, which JSON can spell, is no character: no tokenizer reads it.
+      prompt = prompt.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
       return Problem(prompt=prompt, task=task, key=f"code {prompt}", data=cases)
   raise _FaultError(f"it has none of the fields {', '.join(_FORMS)}")
 
@@ -91,10 +94,9 @@ def _human_eval(record: dict[str, Any]) -> tuple[str, Cases]:
 
 def _mbpp(record: dict[str, Any]) -> tuple[str, Cases]:
   question = _text(record, "text" if "text" in record else "prompt")
-  tests = record["test_list"]
-  if not isinstance(tests, list) or not tests or not all(isinstance(t, str) for t in tests):
-    raise _FaultError("its test_list is no list of texts")
-  imports = record.get("test_imports") or []
+  tests, imports = _texts(record, "test_list"), _texts(record, "test_imports")
+  if not tests:
+    raise _FaultError("its test_list is empty")
   setup = "\n".join([*imports, str(record.get("test_setup_code") or "")])
   test = "\n".join(tests)
   used = [f"import {name}" for name in used_modules(test) if name in sys.stdlib_module_names]
@@ -109,21 +111,22 @@ def _mbpp(record: dict[str, Any]) -> tuple[str, Cases]:
 def _live_code_bench(record: dict[str, Any]) -> tuple[str, Cases]:
   question = _text(record, "question_content")
   cases = [*_cases(record["public_test_cases"]), *_private(record.get("private_test_cases"))]
+  pairs = _pairs(cases)
   starter = str(record.get("starter_code") or "").rstrip()
   metadata = record.get("metadata") or {}
   metadata = json.loads(metadata) if isinstance(metadata, str) else metadata
   function = metadata.get("func_name") if isinstance(metadata, dict) else None
   kinds = {str(case.get("testtype", "functional" if function else "stdin")) for case in cases}
   if kinds == {"stdin"}:
-    return f"{question.strip()}\n\n{_READS} {_ASK}", Outputs(_pairs(cases))
+    return f"{question.strip()}\n\n{_READS} {_ASK}", Outputs(pairs, live_code_bench=True)
   if kinds != {"functional"} or not isinstance(function, str) or not function.isidentifier():
     raise _FaultError(
       "its cases are not all stdin, nor all functional with a func_name in metadata"
     )
   begun = f"\n\nBegin with this:\n\n```python\n{starter}\n```" if starter else ""
   named = "" if starter else f" Its function is called {function}."
-  pairs = tuple((_arguments(given), json.dumps(json.loads(out))) for given, out in _pairs(cases))
-  return f"{question.strip()}{begun}\n\n{_ASK}{named}", Values(function, pairs)
+  values = tuple((_arguments(a), json.dumps(json.loads(b))) for a, b in pairs)
+  return f"{question.strip()}{begun}\n\n{_ASK}{named}", Values(function, values)
 
 
 def _ours(record: dict[str, Any]) -> tuple[str, Cases]:
@@ -146,10 +149,17 @@ def _text(record: dict[str, Any], name: str) -> str:
   return value
 
 
+def _texts(record: dict[str, Any], name: str) -> list[str]:
+  value = record.get(name) or []
+  if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+    raise _FaultError(f"its {name} is no list of texts")
+  return value
+
+
 def _cases(listed: Any) -> list[dict[str, Any]]:
-  """A list of cases, also as JSON."""
+  """A list of cases, also as JSON; it may be empty."""
   found = json.loads(listed) if isinstance(listed, str) else listed
-  if not isinstance(found, list) or not found or not all(isinstance(c, dict) for c in found):
+  if not isinstance(found, list) or not all(isinstance(case, dict) for case in found):
     raise _FaultError("its cases are no list of objects")
   return found
 
@@ -173,6 +183,9 @@ def _private(packed: Any) -> list[dict[str, Any]]:
 
 
 def _pairs(cases: list[dict[str, Any]]) -> tuple[tuple[str, str], ...]:
+  """The inputs and outputs of one case or more."""
+  if not cases:
+    raise _FaultError("it has no cases")
   for case in cases:
     if not isinstance(case.get("input"), str) or not isinstance(case.get("output"), str):
       raise _FaultError("a case has not an input and an output that are texts")

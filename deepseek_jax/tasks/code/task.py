@@ -9,6 +9,7 @@ from pathlib import Path
 
 from deepseek_jax.config import ConfigError
 from deepseek_jax.paths import local_path
+from deepseek_jax.tasks.code.cases import called
 from deepseek_jax.tasks.code.judge import Outcome, judge
 from deepseek_jax.tasks.code.problem_file import read_problems
 from deepseek_jax.tasks.code.program_text import is_fenced, program_of
@@ -72,7 +73,7 @@ class Code:
     form = parse_response(text) is not None if tagged else is_fenced(text)
     share = language_share(thought_of(text) if "</think>" in text else "", problem.language)
     score = Score(correct=0.0, format=float(form), language=share)
-    program = program_of(text)
+    program = program_of(text, called(problem.data))
     if program is None:
       return score
     verdict = judge(sandbox(), problem.data, program, self.limits)

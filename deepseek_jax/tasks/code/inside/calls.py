@@ -8,30 +8,33 @@ Each runs as the main module of a sandbox of its own, and is told by JSON on its
 
 A test and the program it tests share no interpreter and no sandbox: what the program can do is to
 send bytes. They are read as values of Python's own types, of which `__eq__` and the like are
-Python's own; a value of any other type arrives as one that is equal to nothing. Arguments cross as
-copies, so that a test of what a function does to its argument cannot be passed.
+Python's own; a value of any other type arrives as one that is equal to nothing, and an iterator as
+one over the same items. Arguments cross as copies, so that a test of what a function does to its
+argument cannot be passed.
 """
 
 import builtins
+import itertools
 import json
 import os
 import sys
+import types
+from collections import abc, deque
 from collections.abc import Callable
 from typing import Any
 
 LONGEST = 2**24  # bytes of a value
-# What LiveCodeBench's functions take for granted; its own runner imports these and more.
-_PRELUDE = """
-import bisect, collections, functools, heapq, itertools, math, operator, random, re, string
-from bisect import *
-from collections import *
-from functools import *
-from heapq import *
-from itertools import *
-from math import *
-from typing import *
-from builtins import *
-"""
+MOST = 10**5  # items of an iterator; one with more, or without end, does not cross
+_SEVERAL: dict[str, tuple[Any, Callable[[list[Any]], Any]]] = {
+  "list": (list, list),
+  "tuple": (tuple, tuple),
+  "set": (set, set),
+  "frozenset": (frozenset, frozenset),
+  "deque": (deque, deque),
+  "keys": (abc.KeysView, lambda items: dict.fromkeys(items).keys()),
+  "values": (abc.ValuesView, lambda items: dict(enumerate(items)).values()),
+  "items": (abc.ItemsView, lambda items: dict(items).items()),
+}  # the type of what is sent, and what it arrives as
 
 
 class LostError(BaseException):
@@ -64,9 +67,16 @@ def encode(value: Any) -> Any:
     return int(value)
   if isinstance(value, float):
     return float(value)
-  for kind in (list, tuple, set, frozenset):
-    if isinstance(value, kind):
-      return {kind.__name__: [encode(item) for item in value]}
+  if isinstance(value, range):
+    return {"range": [value.start, value.stop, value.step]}
+  for kind, (sent, _) in _SEVERAL.items():
+    if isinstance(value, sent):
+      return {kind: [encode(item) for item in value]}
+  if isinstance(value, abc.Iterator):
+    items = list(itertools.islice(value, MOST + 1))
+    if len(items) > MOST:
+      raise TypeError(f"an iterator over more than {MOST} items does not cross")
+    return {"iterator": [encode(item) for item in items]}
   if isinstance(value, dict):
     return {"dict": [[encode(key), encode(item)] for key, item in value.items()]}
   if isinstance(value, complex):
@@ -93,15 +103,19 @@ def decode(sent: Any) -> Any:
     return complex(*map(float, content))
   if kind == "bytes":
     return bytes.fromhex(content)
-  if kind not in ("list", "tuple", "set", "frozenset"):
+  if kind == "iterator":
+    return iter([decode(item) for item in content])
+  if kind == "range":
+    return range(*map(int, content))
+  if kind not in _SEVERAL:
     raise ValueError("no value")
-  return getattr(builtins, kind)([decode(item) for item in content])
+  return _SEVERAL[kind][1]([decode(item) for item in content])
 
 
 def call(task: dict[str, Any]) -> None:
   """Prints what the function returns for JSON's values, as JSON; tuples are lists there."""
   answers = _own_output()
-  function = _function(_names_of(_PRELUDE, task["program"]), task["function"])
+  function = _function(_names_of(task["prelude"], task["program"]), task["function"])
   value = json.dumps(function(*task["arguments"]))
   with os.fdopen(answers, "w") as file:
     file.write(value)
@@ -128,7 +142,7 @@ def serve(task: dict[str, Any]) -> None:
 def test(task: dict[str, Any]) -> None:
   """Prints a verdict: pass, wrong, crash, memory, lost or error, and why."""
   output = _own_output()
-  names: dict[str, Any] = {"__name__": "test"}
+  names = _new_module("assertions")
   try:
     exec(compile(task["setup"], "setup.py", "exec"), names)
     program = compile(task["test"], "test.py", "exec")
@@ -137,12 +151,13 @@ def test(task: dict[str, Any]) -> None:
   except BaseException as error:
     verdict = "error", f"the test cannot be run: {error!r}"
   else:
-    verdict = _verdict(lambda: exec(program, names))
+    verdict = _verdict(lambda: exec(program, names), remote)
   with os.fdopen(output, "w") as file:
     file.write(json.dumps([verdict[0], verdict[1][:300]]))
 
 
-def _verdict(run: Callable[[], None]) -> tuple[str, str]:
+def _verdict(run: Callable[[], None], remote: "_Remote") -> tuple[str, str]:
+  """What running tests comes to; what they import or name in vain is no fault of the program."""
   try:
     run()
   except AssertionError as error:
@@ -154,7 +169,12 @@ def _verdict(run: Callable[[], None]) -> tuple[str, str]:
   except MemoryError:
     return "memory", "it needs more memory than it may have"
   except BaseException as error:
-    return "crash", f"{type(error).__name__}: {error}"
+    told = f"{type(error).__name__}: {error}"
+    # What tests bind, but did not for what the program returned, is not in vain.
+    in_vain = isinstance(error, (ImportError, NameError)) and type(error) is not UnboundLocalError
+    if in_vain and error is not remote.raised:
+      return "error", f"the test itself fails, {told}"
+    return "crash", told
   return "pass", ""
 
 
@@ -164,6 +184,7 @@ class _Remote:
   def __init__(self, calls: int, answers: int) -> None:
     self._calls = os.fdopen(calls, "w")
     self._answers = os.fdopen(answers, "rb")
+    self.raised: Exception | None = None  # what the program raised last
 
   def function(self, name: str) -> Callable[..., Any]:
     """What stands for the program's function of this name."""
@@ -200,6 +221,7 @@ class _Remote:
       found = kind(message)
     except TypeError:  # UnicodeDecodeError and others want more than a message
       found = RuntimeError(f"{raised}: {message}")
+    self.raised = found
     raise found
 
 
@@ -212,10 +234,17 @@ def _sendable(value: Any) -> Any:
 
 def _names_of(*programs: str) -> dict[str, Any]:
   """What programs define; they run as a module that is not the main one, as what is tested does."""
-  names: dict[str, Any] = {"__name__": "program"}
+  names = _new_module("program")
   for program in programs:
     exec(compile(program, "program.py", "exec"), names)
   return names
+
+
+def _new_module(name: str) -> dict[str, Any]:
+  """The names of a new module, which `dataclasses` and `pickle` look up among all modules."""
+  module = types.ModuleType(name)
+  sys.modules[name] = module
+  return module.__dict__
 
 
 def _function(names: dict[str, Any], name: str) -> Callable[..., Any]:

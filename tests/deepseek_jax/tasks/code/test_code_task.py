@@ -1,11 +1,13 @@
 """The task of programming problems: published forms, splits, and the programs in completions."""
 
 import base64
+import itertools
 import json
 import os
 import pickle
 import threading
 import zlib
+from collections import deque
 
 import pytest
 from hypothesis import given
@@ -16,8 +18,7 @@ from deepseek_jax.tasks import scoring
 from deepseek_jax.tasks.code import task as tasks
 from deepseek_jax.tasks.code.cases import Assertions, Outputs, Values, called_functions, same_output
 from deepseek_jax.tasks.code.inside.calls import Opaque, decode, encode
-from deepseek_jax.tasks.code.judge import Outcome, Verdict
-from deepseek_jax.tasks.code.program_text import program_of
+from deepseek_jax.tasks.code.judge import Outcome, Verdict, judge
 from deepseek_jax.tasks.code.sandbox import sandbox
 from deepseek_jax.tasks.isolated import Isolated
 from deepseek_jax.tasks.registry import load_task
@@ -163,7 +164,12 @@ def packed(value):
     ({**STDIN, "private_test_cases": packed(Bomb())}, "a pickle of something else"),
     ({**STDIN, "private_test_cases": packed(["a"])}, "a pickle of something else"),
     ({**STDIN, "private_test_cases": "!"}, "base64"),
-    ({**STDIN, "public_test_cases": "[]"}, "no list of objects"),
+    ({**MBPP, "test_imports": 3}, "its test_imports is no list of texts"),
+    ({**MBPP, "test_imports": [1]}, "its test_imports is no list of texts"),
+    ({**MBPP, "test_imports": "import math"}, "its test_imports is no list of texts"),
+    ({**STDIN, "public_test_cases": "[]", "private_test_cases": "[]"}, "it has no cases"),
+    ({**STDIN, "public_test_cases": "[1]"}, "no list of objects"),
+    ({**OURS, "tests": []}, "it has no cases"),
     ({**STDIN, "public_test_cases": '[{"input": 3, "testtype": "stdin"}]'}, "texts"),
     ({**FUNCTIONAL, "metadata": "{}"}, "func_name"),
     (OURS, "asks the same as line 1"),
@@ -175,6 +181,24 @@ def test_a_line_that_is_no_problem_is_named(record, told, tmp_path, known):
   path.write_text(f"{path.read_text()}{text}\n")
   with pytest.raises(ConfigError, match=f"line 2 .*{told}"):
     load_task(f"code:{path}")
+
+
+def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_it(tmp_path, known):
+  path = write(tmp_path, OURS)
+  path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+  assert len(load_task(f"code:{path}").problems) == 1
+
+
+def test_half_a_surrogate_pair_is_no_character(tmp_path, known):
+  task = load_task(f"code:{write(tmp_path, {**OURS, 'prompt': 'a' + chr(0xD800)})}")
+  assert task.problems[0].prompt.startswith("a\ufffd")
+  assert sum(map(len, task._splits.values())) == 1
+
+
+@pytest.mark.parametrize("hidden", ["[]", [], None, packed("[]")])
+def test_there_may_be_no_hidden_cases(hidden, tmp_path, known):
+  path = write(tmp_path, {**STDIN, "private_test_cases": hidden})
+  assert load_task(f"code:{path}").problems[0].data.cases == (("1 2\n", "3\n"),)
 
 
 def test_files_that_hold_nothing_are_refused(tmp_path, known):
@@ -237,32 +261,10 @@ def test_programs_are_judged_side_by_side_and_scores_keep_their_order(tmp_path, 
   assert [score.correct for score in scores] == [float("7" in text) for text in texts]
 
 
-@pytest.mark.parametrize(
-  ("text", "program"),
-  [
-    ("```python\na\n```", "a\n"),
-    ("```python\na\n```\nor\n```python\nb\n```\n", "b\n"),
-    ("```py\na\n```\nprints\n```\n7\n```", "a\n"),
-    ("```\na\n```\n```\nb\n```", "b\n"),
-    ("```text\n7\n```", "```text\n7\n```\n"),
-    ("```python\na\n```\n```python\nb", "a\n"),
-    ("<think> ```python\na\n``` </think> ```python\nb\n```", "b\n"),
-    ("```python\na\n``` </think> b", " b\n"),  # the prompt opened the thought
-    ("<think> ```python\na\n```", None),
-    ("<think> </think> <answer> ```python\na\n```", None),  # cut off
-    ("<think> </think> <answer>a</answer> b", "a\n"),
-    ("<think> </think>", None),
-    ("", None),
-    ("    return 1\n", "    return 1\n"),
-    ("  ```python\n  a\n  ```", "  a\n"),
-  ],
-)
-def test_the_program_is_the_last_block_of_the_answer(text, program):
-  assert program_of(text) == program
-
-
-def test_finding_the_program_is_linear():
-  assert program_of("```python\n" * 200_000) is not None
+def test_the_function_of_a_problem_is_looked_for(tmp_path, confined):
+  task = load_task(f"code:{write(tmp_path, MBPP)}@all")
+  text = f"```python\n{MBPP['code']}\n```\n\n```python\nprint(four('this'))\n```"
+  assert task.score(task.problems[0], text).correct == 1
 
 
 @pytest.mark.parametrize(
@@ -317,6 +319,42 @@ def types(value):
 def test_nothing_else_is_a_value(sent):
   with pytest.raises(ValueError, match="no value"):
     decode(sent)
+
+
+def test_what_can_be_gone_through_crosses_as_what_it_is():
+  def crossed(value):
+    return decode(json.loads(json.dumps(encode(value))))
+
+  named = {"a": 1, "b": 2}
+  for value in (range(2, 9, 3), deque([1, (2,)]), named.keys(), named.items()):
+    assert crossed(value) == value and list(crossed(value)) == list(value)
+  assert list(crossed(named.values())) == [1, 2] and len(crossed(named.values())) == 2
+  for value in (map(str, [1, 2]), (str(n) for n in (1, 2)), iter(["1", "2"])):
+    there = crossed(value)
+    assert there != ["1", "2"] and list(there) == ["1", "2"] and list(there) == []
+  with pytest.raises(TypeError, match="does not cross"):
+    encode(itertools.count())
+
+
+@pytest.mark.parametrize(
+  ("test", "told"),
+  [
+    ("import nowhere", "ModuleNotFoundError"),
+    ("assert nothing.isclose(f(1), 1)", "NameError"),
+    ("def check(f): assert f(1) == absent", "absent"),
+    ("from math import nothing", "ImportError"),
+  ],
+)
+def test_a_test_that_fails_by_itself_is_no_wrong_answer(test, told, confined):
+  called = "\ncheck(f)" if "check" in test else ""
+  verdict = judge(confined, Assertions(("f",), test + called), "def f(n): return n")
+  assert verdict.outcome is Outcome.INFRASTRUCTURE and told in verdict.message
+
+
+@pytest.mark.parametrize("body", ["import nowhere", "return nothing", "return 0", "f(x); x = 1"])
+def test_a_program_that_fails_is_no_failure_of_its_test(body, confined):
+  cases = Assertions(("f",), "def check(f): assert 1 in f(1)\ncheck(f)")
+  assert judge(confined, cases, f"def f(n): {body}").outcome is Outcome.CRASH
 
 
 def test_what_is_opaque_is_equal_to_nothing():

@@ -1,0 +1,71 @@
+"""The program in a completion: which block it is, and where that ends."""
+
+import time
+
+import pytest
+
+from deepseek_jax.tasks.code.program_text import program_of
+
+
+@pytest.mark.parametrize(
+  ("text", "program"),
+  [
+    ("```python\na\n```", "a\n"),
+    ("```python\na\n```\nor\n```python\nb\n```\n", "b\n"),
+    ("```py\na\n```\nprints\n```\n7\n```", "a\n"),
+    ("```\na\n```\n```\nb\n```", "b\n"),
+    ("```text\n7\n```", "```text\n7\n```\n"),
+    ("```python\na\n```\n```python\nb", "a\n"),
+    ("<think> ```python\na\n``` </think> ```python\nb\n```", "b\n"),
+    ("```python\na\n``` </think> b", " b\n"),  # the prompt opened the thought
+    ("<think> ```python\na\n```", None),
+    ("<think> </think> <answer> ```python\na\n```", None),  # cut off
+    ("<think> </think> <answer>a</answer> b", "a\n"),
+    ("<think> </think>", None),
+    ("", None),
+    ("    return 1\n", "    return 1\n"),
+    ("  ```python\n  a\n  ```", "a\n"),
+    ("1. So:\n\n   ```python\n   if a:\n     b\n\n  c\n   ```\n2. d", "if a:\n  b\n\nc\n"),
+    ('```python title="a.py"\na\n```', "a\n"),
+    ("~~~python\na\n```\n~~~", "a\n```\n"),
+    ("```{python}\na\n```", "a\n"),
+    ("```{.python .numberLines}\na\n```", "a\n"),
+    ("``` Python\na\n```", "a\n"),
+    ("````\na\n```\n````", "a\n```\n"),
+    ('```python\na = """\n```\n```python\n"""\n```\n', 'a = """\n```\n```python\n"""\n'),
+    ("```python\na = '''\n```\n\\'''```\n'''\n```\n", "a = '''\n```\n\\'''```\n'''\n"),
+    ("```python\na = '''\n```\n```python\n'''b'''\n```", "'''b'''\n"),
+    ("```python\na = '''\n```\nsay", "a = '''\n"),
+    ("```python\na # it's '''\nb = \"'''\"\n```", "a # it's '''\nb = \"'''\"\n"),
+    ("```python\na\nb``` \nso\n```\n7\n```", "a\nb\n"),
+    ("```python\na = '```\n# ```\nb = '''c'''```\n", "a = '```\n# ```\nb = '''c'''\n"),
+  ],
+)
+def test_the_program_is_the_last_block_of_the_answer(text, program):
+  assert program_of(text) == program
+
+
+@pytest.mark.parametrize("example", ["print(f(1))", "x = g(2)"])
+def test_an_example_of_its_use_does_not_stand_for_the_function(example):
+  first, last = "def f(): 1", "class Solution:\n  def f(self): 2"
+  text = "".join(f"```python\n{block}\n```\nso\n" for block in (first, last, example))
+  assert program_of(text, ["f"]) == f"{last}\n"
+  assert program_of(text, ["h"]) == program_of(text) == f"{example}\n"
+  more = "def g(): 3\nf = g"
+  assert program_of(f"```python\n{more}\n```\n{text}", ["f", "g"]) == f"{more}\n"
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "```python\n" * 200_000,
+    "```python\n\\'''\n```\n" * 50_000,
+    "```python\n" + "`" * 10**6 + "x\n" + "~" * 10**6 + "x`\n```",
+    "```python\n" + "\\" * 10**6 + "\n" + "'''a" * 10**5 + '"' * 10**6 + "\n```",
+    " " * 10**6 + "```python\n```" + " " * 10**6 + "x`",
+  ],
+)
+def test_finding_the_program_is_linear(text):
+  began = time.monotonic()
+  assert program_of(text, ["f"]) is not None
+  assert time.monotonic() - began < 10

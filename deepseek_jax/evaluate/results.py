@@ -20,7 +20,7 @@ def write_results(
 ) -> None:
   """Writes {"figures", "wall_seconds", "ledger"}; numbers that are not finite become null."""
   results = {"figures": list(figures), "wall_seconds": wall_seconds, "ledger": list(ledger)}
-  text = json.dumps(_finite(results), indent=1, ensure_ascii=False, allow_nan=False)
+  text = json.dumps(finite(results), indent=1, ensure_ascii=False, allow_nan=False)
   write_text(path, text + "\n")
 
 
@@ -64,12 +64,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     raise ConfigError(f"{path} cannot be written ({error.strerror}).") from error
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
   """The value with NaN and infinity replaced by None, which JSON has."""
   if isinstance(value, float) and not math.isfinite(value):
     return None
   if isinstance(value, Mapping):
-    return {k: _finite(v) for k, v in value.items()}
+    return {k: finite(v) for k, v in value.items()}
   if isinstance(value, (list, tuple)):
-    return [_finite(v) for v in value]
+    return [finite(v) for v in value]
   return value

@@ -30,7 +30,12 @@ from deepseek_jax.train.optimizer import OptimizerConfig
 from deepseek_jax.train.reward_model import RewardKnobs, make_step
 from deepseek_jax.train.run import run_job
 from deepseek_jax.train.schedule import check_weight, warmup_cosine
-from deepseek_jax.train.start import open_tokenizer, resolve_model, resolve_tokenizer
+from deepseek_jax.train.start import (
+  check_batch,
+  open_tokenizer,
+  resolve_model,
+  resolve_tokenizer,
+)
 from deepseek_jax.train.state import Metrics, TrainState
 
 _NO_LIMIT = 2**31  # steps: the epochs end a run that names none
@@ -74,16 +79,7 @@ class RewardModelJob:
     check_seed("seed", self.seed)
     for name in ("peak", "final", "warmup", "bias_speed", "balance_weight"):
       check_weight(name, getattr(self, name))
-    require(
-      self.data.length <= self.model.max_context,
-      f"data.length is {self.data.length}; it must not exceed model.max_context, "
-      f"{self.model.max_context}.",
-    )
-    rows = self.mesh.data * self.mesh.fsdp
-    require(
-      self.data.batch % rows == 0,
-      f"data.batch is {self.data.batch}; it must divide by mesh.data * mesh.fsdp, {rows}.",
-    )
+    check_batch(self.data.batch, self.data.length, self.model, self.mesh)
     every, logged = self.evaluation.every, self.train.log_every
     require(
       every % logged == 0,

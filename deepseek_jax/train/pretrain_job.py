@@ -22,6 +22,7 @@ from deepseek_jax.train.pretrain import PretrainConfig, PretrainKnobs, make_step
 from deepseek_jax.train.run import run_job
 from deepseek_jax.train.schedule import Schedule, check_weight, micro_batches
 from deepseek_jax.train.start import (
+  check_batch,
   open_tokenizer,
   resolve_model,
   resolve_tokenizer,
@@ -51,16 +52,7 @@ class PretrainJob:
     check_seed("seed", self.seed)
     check_weight("balance_weight", self.balance_weight)
     require(self.micro_batches > 0, f"micro_batches is {self.micro_batches}; it must be positive.")
-    require(
-      self.data.length <= self.model.max_context,
-      f"data.length is {self.data.length}; it must not exceed model.max_context, "
-      f"{self.model.max_context}.",
-    )
-    rows = self.mesh.data * self.mesh.fsdp
-    require(
-      self.data.batch % rows == 0,
-      f"data.batch is {self.data.batch}; it must divide by mesh.data * mesh.fsdp, {rows}.",
-    )
+    check_batch(self.data.batch, self.data.length, self.model, self.mesh)
 
 
 def pretrain_job(values: Mapping[str, Any]) -> PretrainJob:

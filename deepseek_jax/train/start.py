@@ -21,13 +21,26 @@ from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.ops.fp8 import dequantize
 from deepseek_jax.presets import preset
 from deepseek_jax.seeds import random_key
-from deepseek_jax.sharding import init_sharded, state_shardings
+from deepseek_jax.sharding import MeshConfig, init_sharded, state_shardings
 from deepseek_jax.train.checkpoint import Checkpointer, load_weights
 from deepseek_jax.train.loop import Position, begin
 from deepseek_jax.train.metrics import MetricsLog
 from deepseek_jax.train.state import TrainState, abstract_state, init_state
 from deepseek_jax.train.workdir import read_config
 from deepseek_jax.types import Weights
+
+
+def check_batch(batch: int, length: int, model: ModelConfig, mesh: MeshConfig) -> None:
+  """ConfigError unless rows of `length` tokens fit the model, and `batch` of them the mesh."""
+  require(
+    length <= model.max_context,
+    f"data.length is {length}; it must not exceed model.max_context, {model.max_context}.",
+  )
+  rows = mesh.data * mesh.fsdp
+  require(
+    batch % rows == 0,
+    f"data.batch is {batch}; it must divide by mesh.data * mesh.fsdp, {rows}.",
+  )
 
 
 def resolve_model(values: Mapping[str, Any], init: str = "") -> ModelConfig:

@@ -2,13 +2,11 @@
 
 import dataclasses
 import json
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 
+from deepseek_jax.evaluate.results import finite
 from deepseek_jax.rl.grpo_job import GRPOJob
 from deepseek_jax.rl.preflight.finding import LEVELS, Finding, worst
 from deepseek_jax.rl.preflight.headroom import Headroom
@@ -60,7 +58,7 @@ class Verdict:
       "findings": [dataclasses.asdict(finding) for finding in self.findings],
       "proposals": [proposal.as_json() for proposal in self.proposals],
     }
-    text = json.dumps(_finite(whole), indent=1, ensure_ascii=False, allow_nan=False, default=float)
+    text = json.dumps(finite(whole), indent=1, ensure_ascii=False, allow_nan=False, default=float)
     return f"{text}\n"
 
 
@@ -113,14 +111,3 @@ def find(
 def _devices(job: GRPOJob) -> str:
   """What the run would compute on, as JAX calls it: `1 x cpu`, `8 x NVIDIA H100 80GB HBM3`."""
   return f"{job.mesh.devices} x {jax.devices()[0].device_kind}"
-
-
-def _finite(value: Any) -> Any:
-  """The value with NaN and infinity replaced by None, which JSON has."""
-  if isinstance(value, float) and not math.isfinite(value):
-    return None
-  if isinstance(value, Mapping):
-    return {k: _finite(v) for k, v in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [_finite(v) for v in value]
-  return value

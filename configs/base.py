@@ -99,6 +99,7 @@ DATA = {
   "source": str,
   "path": str,
   "task": str,
+  "records": int,
   "tokenizer": str,
   "batch": int,
   "length": int,
@@ -149,6 +150,7 @@ REWARD = {
   "correct": float,
   "format": float,
   "language": float,
+  "said": float,
   "overlong": {"weight": float, "buffer": int},
   "cosine": {
     "weight": float,

@@ -11,10 +11,13 @@ of your own, which after isolated: judges in processes of its own, as reasoning_
 With --preflight nothing is trained: two iterations are tried with the start model and thrown away,
 and what would go wrong is told, with figures and what to change (see rl/preflight). It needs no
 --workdir, and only looks at one. --preflight_prompts=N tries N problems, not those of two
-iterations; --preflight_out=FILE keeps the figures as JSON. The status is 1 if anything is red.
+iterations; --preflight_out=FILE keeps the figures as JSON; --preflight_keep=FILE the problems that
+the start model solves in a fifth to four fifths of its samples, for --config.task=chosen:FILE. The
+status is 1 if anything is red.
 """
 
 import sys
+from pathlib import Path
 
 from absl import flags
 
@@ -23,6 +26,7 @@ from deepseek_jax.evaluate.results import write_text
 from deepseek_jax.paths import local_path
 from deepseek_jax.rl.grpo_job import grpo_job, run_grpo
 from deepseek_jax.rl.preflight import verdict
+from deepseek_jax.rl.preflight.choice import chosen_rows, lines
 from experiments import program
 
 FLAGS = flags.FLAGS
@@ -34,7 +38,7 @@ def main() -> None:
   if FLAGS.preflight:
     _preflight()
     return
-  for name in ("preflight_prompts", "preflight_out"):
+  for name in ("preflight_prompts", "preflight_out", "preflight_keep"):
     require(FLAGS[name].value is None, f"--{name} is for --preflight, which is not given; add it.")
   config, workdir = program.training_config()
   run_grpo(grpo_job(config), workdir)
@@ -43,17 +47,29 @@ def main() -> None:
 def _preflight() -> None:
   """Tries the job of the flags, and ends with the status of what is found."""
   config, workdir = program.training_config(needed=["config"])
-  out = local_path(FLAGS.preflight_out) if FLAGS.preflight_out else None
-  if out is not None:  # before minutes are spent on what it is to hold
-    require(not out.is_dir(), f"--preflight_out {out} is a directory; name a file.")
-    require(out.parent.is_dir(), f"--preflight_out {out} lies in no directory; make it first.")
+  out, keep = _file("preflight_out"), _file("preflight_keep")
   where = local_path(workdir) if workdir else None
-  found = verdict.judge(grpo_job(config), FLAGS.preflight_prompts, where)
+  job = grpo_job(config)
+  found = verdict.judge(job, FLAGS.preflight_prompts, where)
   print(found.text())
   if out is not None:
     write_text(out, found.json())
+  if keep is not None and found.trial is not None:
+    rows = chosen_rows(job, found.trial)
+    write_text(keep, lines(rows))
+    print(f"{len(rows)} problems are in {keep}: --config.task=chosen:{keep}")
   if found.level == "red":
     sys.exit(_RED)
+
+
+def _file(flag: str) -> Path | None:
+  """The file of a flag, if it is given; refused before minutes are spent on what it is to hold."""
+  if not FLAGS[flag].value:
+    return None
+  path = local_path(FLAGS[flag].value)
+  require(not path.is_dir(), f"--{flag} {path} is a directory; name a file.")
+  require(path.parent.is_dir(), f"--{flag} {path} lies in no directory; make it first.")
+  return path
 
 
 if __name__ == "__main__":
@@ -61,5 +77,6 @@ if __name__ == "__main__":
   flags.DEFINE_bool("preflight", False, "Train nothing; say what would go wrong, and end.")
   flags.DEFINE_integer("preflight_prompts", None, "Problems to try; by default two iterations'.")
   flags.DEFINE_string("preflight_out", None, "A file for the preflight's figures, as JSON.")
+  flags.DEFINE_string("preflight_keep", None, "A file for the problems that teach the most.")
   program.verifier_flags()
   program.run(main)

@@ -18,6 +18,7 @@ class DataConfig:
   source: str = "problems"
   path: str = ""  # of text, jsonl, parquet and hf
   task: str = "mini"  # of problems: see tasks.registry.load_task
+  records: int = 0  # of problems: how many are drawn; 0: without end, which fine-tuning cannot take
   tokenizer: str = "word"  # word | byte | a directory
   batch: int = 12  # B
   length: int = 128  # T
@@ -50,6 +51,11 @@ class DataConfig:
       value = getattr(self, name)
       require(value > 0, f"data.{name} is {value}; it must be positive.")
     check_seed("data.seed", self.seed)
+    require(
+      self.records >= 0 and (self.records == 0 or self.source == "problems"),
+      f"data.records is {self.records}; it says how many problems are drawn, and is for the source "
+      "problems alone.",
+    )
     require(self.epochs >= 0, f"data.epochs is {self.epochs}; it must be 0 (endless) or more.")
     require(
       0.0 <= self.fim_rate <= 1.0,

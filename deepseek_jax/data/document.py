@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from deepseek_jax.data.asking import PLAIN, learn
+from deepseek_jax.data.asking import PLAIN, TURNS, learn
 from deepseek_jax.data.tokenizer import Tokenizer
 
 
@@ -27,5 +27,9 @@ class Sample:
 
 
 def make_sample(tokenizer: Tokenizer, document: Document, form: str = PLAIN) -> Sample:
-  """Tokens of prompt and text in a form of `conversation.ask`, with the token that ends them."""
-  return Sample(*learn(tokenizer, document.prompt, document.text, form))
+  """Tokens of prompt and text in a form of `asking.ask`, with the token that ends them.
+
+  A blank before the text keeps it apart from a plain prompt, and is no part of a turn.
+  """
+  text = document.text.removeprefix(" ") if form == TURNS else document.text
+  return Sample(*learn(tokenizer, document.prompt, text, form))

@@ -14,7 +14,7 @@ from deepseek_jax.data.dataset_files import find_dataset, find_files, find_split
 from deepseek_jax.data.document import Document, Sample, make_sample
 from deepseek_jax.data.fim import FillInTheMiddle
 from deepseek_jax.data.omissions import Omissions
-from deepseek_jax.data.problems import ProblemSource
+from deepseek_jax.data.problems import ENDLESS, ProblemSource
 from deepseek_jax.data.records import RecordError
 from deepseek_jax.data.sources import Fields, JsonSource, TextSource, fingerprint
 from deepseek_jax.data.stdlib import StdlibSource
@@ -29,7 +29,8 @@ def open_source(config: DataConfig) -> Any:
   """The corpus as a `grain.sources.RandomAccessDataSource` of documents; empty: ConfigError."""
   source: Any
   if config.source == "problems":
-    source = ProblemSource(load_task(config.task), config.seed, config.split)  # type: ignore[arg-type]
+    task, size = load_task(config.task), config.records or ENDLESS
+    source = ProblemSource(task, config.seed, config.split, size)  # type: ignore[arg-type]
   elif config.source == "stdlib":
     source = StdlibSource(config.split)  # type: ignore[arg-type]
   else:
@@ -149,7 +150,10 @@ def read_samples(config: DataConfig, tokenizer: Tokenizer | None = None) -> list
   Raises:
     ConfigError: the corpus is without end, or nothing of it is left.
   """
-  require(config.source != "problems", "data.source problems has no end; give fine-tuning a file.")
+  require(
+    config.source != "problems" or config.records > 0,
+    "data.source problems has no end; give fine-tuning data.records of them, or a file.",
+  )
   tokenizer = load_tokenizer(config.tokenizer) if tokenizer is None else tokenizer
   source = open_source(config)
   omissions = Omissions(config.path or config.source)

@@ -22,7 +22,7 @@ from deepseek_jax.evaluate.reflection import count_reflection
 from deepseek_jax.seeds import check_seed
 from deepseek_jax.tasks.response import thought_of
 from deepseek_jax.tasks.scoring import score_each, tell_failures
-from deepseek_jax.tasks.task import Problem, Split, Task
+from deepseek_jax.tasks.task import Problem, Score, Split, Task
 from deepseek_jax.types import Weights
 
 _STEP = 2**32 - 1  # of the samples' keys: a training run never gets there
@@ -120,6 +120,9 @@ class Evaluation:
       estimates[f"pass@{count}"] = estimators.share(best_P)
     if self.lenient_PJ is not None:
       estimates["lenient"] = estimators.share(self.lenient_PJ.mean(axis=1))
+      if count > 1:
+        best_P = estimators.pass_at_k(self.lenient_PJ, count)
+        estimates[f"lenient pass@{count}"] = estimators.share(best_P)
     if count > 1:
       estimates[f"cons@{count}"] = estimators.share(self.consensus_P())
     estimates |= {
@@ -276,6 +279,7 @@ def judge(
   scores = score_each(task, owners, texts)
   tell_failures(task.name, scores)
   words = [count_reflection(thought_of(text)) for text in texts]
+  said = _said(task, owners, texts, scores)
 
   def spread(values: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.asarray(values, np.float64).reshape(shape)
@@ -296,9 +300,19 @@ def judge(
     reflection_PJ=spread([count.total() for count in words]),
     waits_PJ=spread([count["wait"] for count in words]),
     checks_PJ=spread([count["check"] > 0 for count in words]),
-    lenient_PJ=spread(task.lenient_each(owners, texts, scores))
-    if isinstance(task, FileBenchmark)
-    else None,
+    lenient_PJ=None if said is None else spread(said),
     failures=by_problem([score.failure for score in scores]),
     judges=by_problem([score.judge for score in scores]),
   )
+
+
+def _said(
+  task: Task, problems: Sequence[Problem], texts: Sequence[str], scores: Sequence[Score]
+) -> Sequence[float] | None:
+  """Whether each text says the right answer in whatever form; None if the task cannot tell."""
+  if isinstance(task, FileBenchmark):
+    return task.lenient_each(problems, texts, scores)
+  known = [score.said for score in scores if score.said is not None]
+  if not known:
+    return None
+  return [score.correct if score.said is None else score.said for score in scores]

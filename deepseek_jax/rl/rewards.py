@@ -30,7 +30,7 @@ Transform = Callable[[np.ndarray, int], np.ndarray]
 # (prompts, texts) -> reward_N: a reward model, see `reward_model.RewardModel`.
 Judge = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 
-SCORED = ("correct", "format", "language")  # figures of a `Score`
+SCORED = ("correct", "format", "language", "said")  # figures of a `Score`
 _OURS = ("overlong", "cosine", "repetition", "learned")
 
 
@@ -38,13 +38,14 @@ _OURS = ("overlong", "cosine", "repetition", "learned")
 class RewardConfig:
   """The weight of each part of a reward; a part of weight 0 is not in use.
 
-  `correct`, `format` and `language` are the weights of a `Score`'s figures; the other parts have
-  theirs among their settings.
+  `correct`, `format`, `language` and `said` are the weights of a `Score`'s figures; the other parts
+  have theirs among their settings.
   """
 
   correct: float = 1.0
   format: float = 0.1
   language: float = 0.0
+  said: float = 0.0  # right in whatever form, of tasks that judge that
   overlong: OverlongConfig = OverlongConfig()
   cosine: CosineConfig = CosineConfig()
   repetition: RepetitionConfig = RepetitionConfig()
@@ -137,7 +138,12 @@ def _value(one: Completion, part: str, config: RewardConfig, longest: int) -> fl
       return cosine(length, right, one.truncated, longest, config.cosine)
     case "repetition":
       return repetition(one.text, config.repetition.ngram)
-  return getattr(one.score, part)
+  value = getattr(one.score, part)
+  require(
+    value is not None,
+    f"reward.{part} is above 0, but the task {one.problem.task!r} does not judge that; leave it 0.",
+  )
+  return value
 
 
 def permuted(seed: int) -> Transform:

@@ -4,7 +4,9 @@ import importlib
 from collections.abc import Callable
 
 from deepseek_jax.config import ConfigError
+from deepseek_jax.tasks.arithmetic import Arithmetic
 from deepseek_jax.tasks.chain_sum import ChainSum
+from deepseek_jax.tasks.chosen import Chosen, load_chosen
 from deepseek_jax.tasks.code.task import Code, load_code
 from deepseek_jax.tasks.countdown import Countdown
 from deepseek_jax.tasks.isolated import Isolated
@@ -17,9 +19,11 @@ BUILT_IN: dict[str, Callable[[], Task]] = {
   "tiny": tiny_mixture,
   "countdown": Countdown,
   "chain_sum": ChainSum,
+  "arithmetic": Arithmetic,
 }
 _FORMS = (
-  f"{', '.join(BUILT_IN)}, reasoning_gym:DATASET, code:FILE.jsonl or [isolated:]package.module:name"
+  f"{', '.join(BUILT_IN)}, reasoning_gym:DATASET, code:FILE.jsonl, "
+  "chosen:FILE.jsonl or [isolated:]package.module:name"
 )
 
 
@@ -27,10 +31,11 @@ def load_task(spec: str) -> Task:
   """The task called `spec`.
 
   Args:
-    spec: `mini`, `tiny`, `countdown`, `chain_sum`; `reasoning_gym:DATASET` for any dataset of
-      reasoning-gym; `code:FILE.jsonl` for programming problems, see `code/problem_file.py`;
-      or `package.module:name`, a task object or a class or function that makes one,
-      whose verifier runs in processes of its own after `isolated:`.
+    spec: `mini`, `tiny`, `countdown`, `chain_sum`, `arithmetic`; `reasoning_gym:DATASET` for any
+      dataset of reasoning-gym; `code:FILE.jsonl` for programming problems, see
+      `code/problem_file.py`; `chosen:FILE.jsonl` for what a preflight chose, see `chosen.py`; or
+      `package.module:name`, a task object or a class or function that makes one, whose verifier
+      runs in processes of its own after `isolated:`.
 
   Raises:
     ConfigError: there is no such task, or it has not the methods of one.
@@ -44,9 +49,15 @@ def load_task(spec: str) -> Task:
     return ReasoningGym(attribute)
   if module_name == "code":
     return load_code(attribute)
+  if module_name == "chosen":
+    return load_chosen(attribute, load_task)
   if module_name == "isolated":
     task = load_task(attribute)
-    return task if isinstance(task, (Isolated, ReasoningGym, Code)) else Isolated(task, attribute)
+    return (
+      task
+      if isinstance(task, (Isolated, ReasoningGym, Code, Chosen))
+      else Isolated(task, attribute)
+    )
   return _user_task(spec, module_name, attribute)
 
 

@@ -76,7 +76,11 @@ def _sound(score: Score) -> Score:
   for name, value in zip(_FIGURES, values, strict=True):
     if not _is_share(value):
       return failed(f"range: its figure {name!r} is {value!r}"[:300])
-  return score if isinstance(score, Score) else Score(*map(float, values))
+  if not isinstance(score, Score):
+    return Score(*map(float, values))
+  if score.said is not None and not _is_share(score.said):
+    return failed(f"range: its figure 'said' is {score.said!r}"[:300])
+  return score
 
 
 def _is_share(value: object) -> bool:

@@ -16,7 +16,8 @@ import random
 from collections.abc import Sequence
 
 from deepseek_jax.config import ConfigError
-from deepseek_jax.tasks import chain_sum, countdown
+from deepseek_jax.tasks import arithmetic, chain_sum, countdown
+from deepseek_jax.tasks.arithmetic_solutions import write_arithmetic
 from deepseek_jax.tasks.languages import LANGUAGES, word
 from deepseek_jax.tasks.task import Problem
 
@@ -38,17 +39,21 @@ SLIP = 0.10  # per step of a sloppy chain
 def write_solution(problem: Problem, rng: random.Random) -> str:
   """A completion of a mini problem, right or wrong, tagged or not; it depends on `rng` alone.
 
+  Those of arithmetic in plain English are `arithmetic_solutions.write_arithmetic`'s.
+
   Raises:
     ConfigError: the problem is of another task.
   """
+  if problem.task == arithmetic.NAME:
+    return write_arithmetic(problem.data, rng)
   if problem.task == countdown.NAME:
     thought, answer, tagged = _countdown(problem.data, rng)
   elif problem.task == chain_sum.NAME:
     thought, answer, tagged = _chain_sum(problem.data, rng)
   else:
     raise ConfigError(
-      f"no worked solutions are written for the task {problem.task!r}; use mini, countdown or "
-      "chain_sum as data.task."
+      f"no worked solutions are written for the task {problem.task!r}; use mini, countdown, "
+      "chain_sum or arithmetic as data.task."
     )
   body = _in_words(thought, problem.language, rng)
   if not tagged:

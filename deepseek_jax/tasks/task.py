@@ -44,6 +44,7 @@ class Score:
   language: float  # share of the thought's words that are in the problem's language
   failure: str = ""  # why the verifier could not judge, `KIND: SENTENCE`; it counts as wrong then
   judge: str = ""  # the rule that decided, of a task that has several
+  said: float | None = None  # right in whatever form it is said; None: the task does not judge that
 
   @property
   def failed(self) -> str:

@@ -36,6 +36,7 @@ from deepseek_jax.sharding import make_mesh, shard_batch
 from deepseek_jax.tasks.gold import Gold, check_gold
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.tasks.scoring import failures
+from deepseek_jax.tasks.task import Problem
 from deepseek_jax.train.loop import Feed, Position
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.start import first_state, open_tokenizer
@@ -58,7 +59,9 @@ class Turn:
 class Trial:
   """What was measured, of P problems with J samples each."""
 
+  problems: tuple[Problem, ...]
   correct_PJ: np.ndarray
+  said_PJ: np.ndarray  # right in whatever form; NaN where the task does not judge that
   format_PJ: np.ndarray
   language_PJ: np.ndarray
   rewards_PJ: np.ndarray
@@ -170,6 +173,7 @@ def _trial(stage: Reinforcement, state: TrainState, problems: int, update: Compi
     metrics = metrics or {name: float(value) for name, value in found.items()}
   group = stage.config.rollout.group
   return Trial(
+    problems=tuple(completion.problem for completion in drawn[::group]),
     **_by_problem(drawn, group),
     rewards_PJ=np.concatenate(rewards.given),
     prompt_lengths_P=np.array([len(completion.prompt) for completion in drawn[::group]]),
@@ -214,6 +218,7 @@ def _by_problem(completions: Sequence[Completion], group: int) -> dict[str, np.n
 
   return {
     "correct_PJ": spread([c.score.correct for c in completions]),
+    "said_PJ": spread([np.nan if c.score.said is None else c.score.said for c in completions]),
     "format_PJ": spread([c.score.format for c in completions]),
     "language_PJ": spread([c.score.language for c in completions]),
     "truncated_PJ": spread([c.truncated for c in completions]),

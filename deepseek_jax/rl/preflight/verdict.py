@@ -32,6 +32,7 @@ class Verdict:
   findings: tuple[Finding, ...]
   proposals: tuple[Proposal, ...]
   complete: bool  # False: the memory did not suffice to try it
+  trial: Trial | None = None  # what was measured, where it did
 
   @property
   def level(self) -> str:
@@ -81,6 +82,7 @@ def judge(job: GRPOJob, problems: int | None = None, workdir: Path | None = None
     findings=tuple(find(job, headroom, trial, workdir)),
     proposals=tuple(propose(trial, rollout, job.model.max_context)) if trial else (),
     complete=trial is not None,
+    trial=trial,
   )
 
 

@@ -102,6 +102,14 @@ def test_samples_of_a_file_learn_the_answer_only(tmp_path):
     read_samples(DataConfig())
 
 
+def test_so_many_worked_solutions_are_a_corpus_of_fine_tuning():
+  some, more = (read_samples(DataConfig(records=n)) for n in (20, 30))
+  assert len(some) == 20 and len(more) == 30
+  assert [s.tokens for s in more[:20]] == [s.tokens for s in some]
+  with pytest.raises(ConfigError, match="data.records is 5; it says how many problems are drawn"):
+    DataConfig(source="text", path="x", records=5)
+
+
 def test_epochs_end_and_are_shuffled_anew(tmp_path):
   path = write_jsonl(tmp_path / "x.jsonl", [{"text": chr(97 + i)} for i in range(20)])
   config = DataConfig(source="jsonl", path=str(path), tokenizer="byte", batch=2, length=8, epochs=2)

@@ -228,3 +228,16 @@ def test_answers_that_the_judge_calls_right_have_one_vote_together():
   assert voted.consensus_P().tolist() == [0.5] * 6, "a tie among four"
   known = dataclasses.replace(voted, lenient_PJ=voted.correct_PJ)
   assert known.consensus_P().tolist() == [1.0] * 6
+
+
+class Lenient(Doubling):
+  """Right nowhere, but said where the answer is."""
+
+  def score(self, problem, text):
+    return Score(0.0, 1.0, 0.5, said=super().score(problem, text).correct)
+
+
+def test_a_task_that_judges_what_is_said_is_told_leniently_too():
+  figures = {f["metric"]: f["value"] for f in run(right=2, task=Lenient())[1].figures("base")}
+  assert figures["pass@1"] == 0 and figures["lenient"] == 0.5 and figures["lenient pass@4"] == 1
+  assert "lenient" not in {f["metric"] for f in run(right=2)[1].figures("base")}

@@ -19,6 +19,7 @@ def complete():
     language=1.0,
     truncated=False,
     problem="p",
+    said=None,
   ):
     count = len(prompt) + len(tokens)
     return Completion(
@@ -29,7 +30,7 @@ def complete():
       experts_LTA=np.arange(count, dtype=np.int8).reshape(1, count, 1),
       truncated=truncated,
       text=" ".join(map(str, tokens)),
-      score=Score(correct=correct, format=form, language=language),
+      score=Score(correct=correct, format=form, language=language, said=said),
     )
 
   return make

@@ -37,6 +37,14 @@ def test_weighted_sum_prompt_by_prompt(complete):
   np.testing.assert_allclose(got, [[2.105, 0.11], [2.0, 0.01]])
 
 
+def test_what_is_said_in_whatever_form_counts_where_the_task_judges_that(complete):
+  items = [complete(correct=0.0, form=0.0, said=said) for said in (1.0, 0.0)]
+  got = rewards(items, 2, RewardConfig(said=0.5), longest=8)
+  np.testing.assert_allclose(got.total_BJ, [[0.5, 0.0]])
+  with pytest.raises(ConfigError, match="reward.said is above 0, but the task 't' does not judge"):
+    rewards([complete(), complete()], 2, RewardConfig(said=0.5), longest=8)
+
+
 def test_every_part_by_hand(complete):
   """Of at most 8 tokens: three, right; six with one repeated, wrong; eight, cut off."""
   items = [

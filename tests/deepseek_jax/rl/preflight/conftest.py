@@ -5,6 +5,9 @@ import pytest
 
 from deepseek_jax.rl.preflight.trial import Trial, Turn
 from deepseek_jax.tasks.gold import Gold
+from deepseek_jax.tasks.registry import load_task
+
+TASK = load_task("chain_sum")
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +18,9 @@ def tried():
     shape = 10, 4
     half_PJ = np.tile([1.0, 0.0], (10, 2))
     given = {
+      "problems": tuple(TASK.sample("train", i, 0) for i in range(10)),
       "correct_PJ": half_PJ,
+      "said_PJ": np.full(shape, np.nan),
       "format_PJ": np.ones(shape),
       "language_PJ": np.ones(shape),
       "rewards_PJ": changes.get("correct_PJ", half_PJ),

@@ -14,6 +14,7 @@ import random
 import re
 from collections.abc import Sequence
 
+from deepseek_jax.config import require
 from deepseek_jax.tasks.holdout import split_of_text
 from deepseek_jax.tasks.languages import language_share
 from deepseek_jax.tasks.response import parse_response, thought_of
@@ -63,6 +64,13 @@ class Arithmetic:
   """The task; questions are of `kinds`, one as frequent as the other."""
 
   kinds: tuple[str, ...] = KINDS
+
+  def __post_init__(self) -> None:
+    known = isinstance(self.kinds, tuple) and all(kind in KINDS for kind in self.kinds)
+    require(
+      known and len(self.kinds) > 0,
+      f"task {NAME} has kinds={self.kinds!r}; give a list of some of {', '.join(KINDS)}.",
+    )
 
   @property
   def name(self) -> str:

@@ -10,6 +10,7 @@ import re
 from deepseek_jax.tasks.holdout import split_of
 from deepseek_jax.tasks.languages import LANGUAGES, language_share, word
 from deepseek_jax.tasks.response import parse_response, thought_of
+from deepseek_jax.tasks.settings import check_range
 from deepseek_jax.tasks.task import Problem, Score, Split, stream
 
 NAME = "chain_sum"
@@ -22,6 +23,9 @@ class ChainSum:
 
   min_terms: int = 4
   max_terms: int = 8
+
+  def __post_init__(self) -> None:
+    check_range(NAME, min_terms=self.min_terms, max_terms=self.max_terms)
 
   @property
   def name(self) -> str:

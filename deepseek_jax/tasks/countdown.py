@@ -12,6 +12,7 @@ import re
 from deepseek_jax.tasks.holdout import split_of
 from deepseek_jax.tasks.languages import LANGUAGES, language_share, word
 from deepseek_jax.tasks.response import parse_response, thought_of
+from deepseek_jax.tasks.settings import check_range
 from deepseek_jax.tasks.task import Problem, Score, Split, stream
 
 NAME = "countdown"
@@ -34,6 +35,9 @@ class Countdown:
 
   min_digits: int = 3
   max_digits: int = 4
+
+  def __post_init__(self) -> None:
+    check_range(NAME, min_digits=self.min_digits, max_digits=self.max_digits)
 
   @property
   def name(self) -> str:

@@ -39,8 +39,9 @@ class ReasoningGym:
 
   @property
   def name(self) -> str:
-    """Identifies the task."""
-    return f"reasoning_gym:{self.dataset}"
+    """Identifies the task, with what is set of it."""
+    told = ", ".join(f"{name}={value!r}" for name, value in self.settings)
+    return f"reasoning_gym:{self.dataset}" + (f"({told})" if told else "")
 
   def sample(self, split: Split, index: int, seed: int, language: str | None = None) -> Problem:
     """See `Task.sample`. The questions are English, whatever `language` says."""

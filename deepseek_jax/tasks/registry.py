@@ -12,6 +12,7 @@ from deepseek_jax.tasks.countdown import Countdown
 from deepseek_jax.tasks.isolated import Isolated
 from deepseek_jax.tasks.mixture import mini_mixture, tiny_mixture
 from deepseek_jax.tasks.reasoning_gym import ReasoningGym
+from deepseek_jax.tasks.settings import make, split_settings
 from deepseek_jax.tasks.task import Problem, Task
 
 BUILT_IN: dict[str, Callable[[], Task]] = {
@@ -35,18 +36,22 @@ def load_task(spec: str) -> Task:
       dataset of reasoning-gym; `code:FILE.jsonl` for programming problems, see
       `code/problem_file.py`; `chosen:FILE.jsonl` for what a preflight chose, see `chosen.py`; or
       `package.module:name`, a task object or a class or function that makes one, whose verifier
-      runs in processes of its own after `isolated:`.
+      runs in processes of its own after `isolated:`. Tasks of ours and of reasoning-gym take their
+      own settings in brackets: `chain_sum(min_terms=2, max_terms=3)`.
 
   Raises:
     ConfigError: there is no such task, or it has not the methods of one.
   """
-  if spec in BUILT_IN:
-    return BUILT_IN[spec]()
+  built_in, settings = split_settings(spec) if _is_built_in(spec) else ("", {})
+  if built_in:
+    return make(spec, BUILT_IN[built_in], settings)
   module_name, colon, attribute = spec.partition(":")
   if not colon or not module_name or not attribute:
     raise ConfigError(f"task {spec!r} is unknown; use {_FORMS}.")
   if module_name == "reasoning_gym":
-    return ReasoningGym(attribute)
+    dataset, settings = split_settings(attribute)
+    form = {"template": settings.pop("template")} if "template" in settings else {}
+    return ReasoningGym(dataset, tuple(sorted(settings.items())), **form)
   if module_name == "code":
     return load_code(attribute)
   if module_name == "chosen":
@@ -59,6 +64,11 @@ def load_task(spec: str) -> Task:
       else Isolated(task, attribute)
     )
   return _user_task(spec, module_name, attribute)
+
+
+def _is_built_in(spec: str) -> bool:
+  """Whether a name, without its settings, is one of ours."""
+  return spec.partition("(")[0].strip() in BUILT_IN
 
 
 def figures_of(spec: str) -> Callable[[Problem, str], tuple[float, float, float]]:

@@ -19,8 +19,8 @@ import numpy as np
 from deepseek_jax.by_name import model_path
 from deepseek_jax.config import ComputeConfig, ConfigError, require
 from deepseek_jax.data.conversation import Message
+from deepseek_jax.data.messages import read_messages
 from deepseek_jax.data.preference_batches import lay_out, row_width
-from deepseek_jax.data.preference_records import read_messages
 from deepseek_jax.data.preferences import text_tokens
 from deepseek_jax.data.records import RecordError, whole_text
 from deepseek_jax.data.tokenizer import Tokenizer

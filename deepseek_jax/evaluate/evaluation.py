@@ -109,6 +109,7 @@ class Evaluation:
   lenient_PJ: np.ndarray | None = None  # right in whatever form, of problems with a known answer
   failures: tuple[tuple[str, ...], ...] = ()  # why the verifier could not judge, see `Score`
   judges: tuple[tuple[str, ...], ...] = ()  # the rule that decided, likewise
+  comparable: bool = True  # equal answers can be told from different ones
 
   def figures(self, stage: str) -> list[Figure]:
     """All figures of this evaluation; pass@k for k = 1 and, from two samples on, all of them."""
@@ -120,8 +121,9 @@ class Evaluation:
       estimates[f"pass@{count}"] = estimators.share(best_P)
     if self.lenient_PJ is not None:
       estimates["lenient"] = estimators.share(self.lenient_PJ.mean(axis=1))
-    if count > 1:
-      estimates[f"cons@{count}"] = estimators.share(self.consensus_P())
+    consensus_P = self.consensus_P() if count > 1 else None
+    if consensus_P is not None:
+      estimates[f"cons@{count}"] = estimators.share(consensus_P)
     estimates |= {
       "length": estimators.mean(self.lengths_PJ.mean(axis=1)),
       "reflection_words": estimators.mean(self.reflection_PJ.mean(axis=1)),
@@ -139,8 +141,16 @@ class Evaluation:
       for metric, estimate in estimates.items()
     ]
 
-  def consensus_P(self) -> np.ndarray:
-    """Whether each problem's commonest answer is right."""
+  def consensus_P(self) -> np.ndarray | None:
+    """Whether each problem's commonest answer is right.
+
+    None where no answers can be counted: those of a task that says so, as programs, and of one
+    whose right answers all stand in a form of its own.
+    """
+    rights = [t for ts, rs in zip(self.texts, self.correct_PJ) for t, r in zip(ts, rs) if r == 1]
+    found = self.lenient_PJ is not None or not rights or any(map(extract_answer, rights))
+    if not (self.comparable and found):
+      return None
     answers = [group_answers([extract_answer(text) for text in texts]) for texts in self.texts]
     if self.lenient_PJ is not None:  # one answer is right, by whatever name the judge knows it
       answers = [
@@ -301,4 +311,5 @@ def judge(
     else None,
     failures=by_problem([score.failure for score in scores]),
     judges=by_problem([score.judge for score in scores]),
+    comparable=getattr(task, "comparable", True),
   )

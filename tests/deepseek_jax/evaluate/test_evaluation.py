@@ -87,6 +87,40 @@ def test_figures_of_a_known_outcome():
     assert f["benchmark"] == f"mini T=1 #{evaluation.protocol.hash}"
 
 
+class Said(Reciter):
+  """Its answers have no tags."""
+
+  def generate(self, *args):
+    drawn = super().generate(*args)
+    ids = {TOKENIZER.encode(tag)[0] for tag in ("<answer>", "</answer>")}
+    blank = TOKENIZER.encode("wait")[0]
+    tokens = np.where(np.isin(drawn.tokens_BT, [*ids]), blank, drawn.tokens_BT)
+    return dataclasses.replace(drawn, tokens_BT=tokens)
+
+
+@pytest.mark.parametrize("right", [0, 1, 3])
+def test_answers_that_cannot_be_counted_have_no_majority(right):
+  def metrics(task, reciter=Reciter):
+    problems = draw_problems(task, protocol)
+    engine = reciter(task, problems, protocol.samples, right)
+    found = evaluate(engine, Weights({}, np.zeros((0, 0))), TOKENIZER, task, protocol)
+    return {f["metric"]: f["value"] for f in found.figures("base")}
+
+  class Anything(Doubling):
+    def score(self, problem, text):
+      return Score(float("check" in text), 1.0, 1.0)
+
+  class Programs(Doubling):
+    comparable = False
+
+  protocol = dataclasses.replace(PROTOCOL, problems=6)
+  assert metrics(Doubling())["cons@4"] == float(right == 3)
+  assert "cons@4" not in metrics(Programs()) and "pass@4" in metrics(Programs())
+  untagged = metrics(Anything(), Said)
+  assert untagged["pass@1"] == right / 4
+  assert ("cons@4" in untagged) == (right == 0), "what is never right has no form of its own"
+
+
 def test_the_stop_token_is_no_part_of_the_text_and_ends_samples():
   engine, evaluation = run(right=4)
   assert {params.stop for params in engine.calls[0][1]} == {(TOKENIZER.eos_id,)}

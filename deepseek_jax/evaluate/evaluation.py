@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from deepseek_jax.config import require
 from deepseek_jax.data.asking import ask, spoken
 from deepseek_jax.data.conversation import Prompt, stop_ids
+from deepseek_jax.data.sources import fingerprint
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import Engine, Samples, SamplingParams
 from deepseek_jax.decode.sampling import sample_keys
@@ -46,6 +48,7 @@ class Protocol:
   max_new: int = 128
   template: str = "plain"  # a form of `asking.ask`
   judge: str = ""  # of a benchmark from a file, with its version; elsewhere the task judges
+  content: str = ""  # a hash of the problems, where they come from a file: see `content_of`
   split: Split = "heldout"
   problem_seed: int = 0
   seed: int = 0
@@ -63,8 +66,9 @@ class Protocol:
   def hash(self) -> str:
     """Eight hexadecimal digits of everything but the seed: figures with equal ones compare."""
     fields = {k: v for k, v in dataclasses.asdict(self).items() if k != "seed"}
-    if not self.judge:
-      del fields["judge"]
+    for name in ("judge", "content"):
+      if not fields[name]:
+        del fields[name]
     text = json.dumps(fields, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -80,6 +84,17 @@ class Protocol:
   def label(self) -> str:
     """The benchmark's name in figures: `NAME DECODING #HASH`."""
     return f"{self.benchmark} {self.decoding} #{self.hash}"
+
+
+def content_of(task: Task) -> str:
+  """A hash of a benchmark's problems as its file has them; nothing where they are made."""
+  if isinstance(task, FileBenchmark):
+    content: Any = [(p.prompt, p.language, p.data) for p in task.problems]
+  elif isinstance(file := getattr(task, "file", None), Path):
+    content = fingerprint([file], file)[file.name]
+  else:
+    return ""
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def standard_protocols(base: Protocol) -> tuple[Protocol, Protocol, Protocol]:

@@ -10,6 +10,7 @@ alone, which is `conversation.without_thought(text)`, and harmlessness by the wh
 """
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Sequence
 
@@ -67,6 +68,16 @@ class RewardModel:
       except RecordError as error:
         raise ConfigError(f"prompt {i} {error}") from error
     return self.score_tokens(rows)
+
+  @property
+  def digest(self) -> str:
+    """SHA-256 of what it computes with: its shape, its form of prompts, and every weight."""
+    found = hashlib.sha256(repr((self.model.config, self.template)).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(self.weights):
+      array = np.ascontiguousarray(leaf)
+      found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+      found.update(array.view(np.uint8).data)
+    return found.hexdigest()
 
   def tokens(self, prompt: str | Sequence[Message], text: str) -> list[int]:
     """Prompt, answer and end as the model reads them; ConfigError if its tokenizer cannot."""

@@ -96,5 +96,5 @@ def tune(
   ) -> tuple[StepFn, FeedFn]:
     return make(model, tx), make_feed(job, batches, position, model.mesh)
 
-  corpus = corpus_fingerprint(data)
-  return run_job(job, tokenizer, directory, parts, stage=stage, corpus=corpus)
+  kept = {"corpus": corpus_fingerprint(data)}
+  return run_job(job, tokenizer, directory, parts, stage=stage, kept=kept)

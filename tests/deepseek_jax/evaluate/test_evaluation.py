@@ -1,6 +1,8 @@
 """Protocols, judging, and the figures that come out, with an engine that recites answers."""
 
 import dataclasses
+import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,12 +13,13 @@ from deepseek_jax.data.tokenizer import load_tokenizer
 from deepseek_jax.decode.engine import Samples, SlotEngine
 from deepseek_jax.evaluate.evaluation import (
   Protocol,
+  content_of,
   draw_problems,
   evaluate,
   evaluate_each,
   standard_protocols,
 )
-from deepseek_jax.evaluate.file_benchmark import FileBenchmark
+from deepseek_jax.evaluate.file_benchmark import FileBenchmark, load_file_benchmark
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.presets import preset
 from deepseek_jax.tasks.registry import load_task
@@ -262,3 +265,34 @@ def test_answers_that_the_judge_calls_right_have_one_vote_together():
   assert voted.consensus_P().tolist() == [0.5] * 6, "a tie among four"
   known = dataclasses.replace(voted, lenient_PJ=voted.correct_PJ)
   assert known.consensus_P().tolist() == [1.0] * 6
+
+
+def test_a_benchmarks_content_is_part_of_its_protocol(tmp_path):
+  def hash_of(*records):
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    task = load_file_benchmark(path, judge="exact")
+    return Protocol(task.name, judge="exact", content=content_of(task)).hash
+
+  sums, products = {"prompt": "1 + 1?", "answer": "2"}, {"prompt": "2 * 3?", "answer": 6}
+  hashes = [
+    hash_of(sums, products),
+    hash_of(products, sums),
+    hash_of(sums),
+    hash_of({**sums, "answer": "3"}, products),
+    hash_of({**sums, "prompt": "1 + 2?"}, products),
+    hash_of({**sums, "language": "zh"}, products),
+  ]
+  assert len({*hashes}) == len(hashes)
+  assert hash_of({"answer": "2", "prompt": "1 + 1?", "source": "me"}, products) == hashes[0]
+
+
+def test_problems_that_are_made_change_no_hash(tmp_path):
+  assert content_of(load_task("mini")) == ""
+  assert PROTOCOL.hash == dataclasses.replace(PROTOCOL, content="").hash == "e8d16a5f"
+  file = tmp_path / "problems.jsonl"
+  task = SimpleNamespace(file=file)
+  file.write_text("a")
+  before = content_of(task)
+  file.write_text("b")
+  assert before and content_of(task) != before

@@ -28,7 +28,7 @@ from deepseek_jax.config import ConfigError, require
 from deepseek_jax.data.asking import own_form
 from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.evaluate import mathematics
-from deepseek_jax.evaluate.evaluation import Evaluation, Protocol, evaluate_each
+from deepseek_jax.evaluate.evaluation import Evaluation, Protocol, content_of, evaluate_each
 from deepseek_jax.evaluate.figures import table
 from deepseek_jax.evaluate.file_benchmark import JUDGES, FileBenchmark, load_file_benchmark
 from deepseek_jax.evaluate.report import Report, choose_exhibits, write_report
@@ -81,6 +81,7 @@ def _protocols(task: Task) -> list[Protocol]:
       0 <= temperature < math.inf,
       f"--temperatures has {given}; give finite numbers that are not negative.",
     )
+  content = content_of(task)
   return [
     Protocol(
       benchmark=task.name,
@@ -90,6 +91,7 @@ def _protocols(task: Task) -> list[Protocol]:
       top_p=FLAGS.top_p if temperature else 1.0,
       max_new=FLAGS.max_new,
       judge=_judge(task),
+      content=content,
       seed=FLAGS.seed,
     )
     for temperature in temperatures
@@ -122,6 +124,7 @@ def _write(out: Path, evaluations: Sequence[Evaluation], seconds: float) -> None
   protocol = evaluations[0].protocol
   config = {name: FLAGS[name].value for name in _OWN}
   config |= {"template": protocol.template, "judge": protocol.judge}
+  config |= {"content": protocol.content} if protocol.content else {}
   write_text(out / "config.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
   lines = [json.dumps(r, ensure_ascii=False) for e in evaluations for r in e.records()]
   write_text(out / "completions.jsonl", "".join(f"{line}\n" for line in lines))

@@ -5,7 +5,8 @@
 
 The same command goes on from the workdir's newest checkpoint. --config.init=M is another workdir, a
 Hugging Face directory, a GGUF file or a model's name on the Hub, whose tokenizer and turns are
-taken; --config.data.template=plain leaves the turns out.
+taken; --config.data.template=plain leaves the turns out. --config.data.text_field=messages learns
+the answers of conversations, lists of {"role", "content"} or ShareGPT's {"from", "value"}.
 """
 
 from deepseek_jax.train.sft import run_sft, sft_job

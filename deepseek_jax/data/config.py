@@ -28,8 +28,8 @@ class DataConfig:
   epochs: int = 0  # 0: without end
   seed: int = 0
   split: str = "train"  # of problems, stdlib, and directories that name splits
-  text_field: str = "text"  # of records
-  prompt_field: str = ""  # of records; empty: they have no prompt
+  text_field: str = "text"  # of records: a text, or a list of messages as in `messages.py`
+  prompt_field: str = ""  # of records that are not messages; empty: they have no prompt
   template: str = "plain"  # how prompts are put: turns | plain | one of tasks/templates.py
 
   def __post_init__(self) -> None:

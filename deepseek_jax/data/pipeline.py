@@ -1,7 +1,7 @@
 """From a `DataConfig` to batches: source, shuffling, tokens, fill-in-the-middle, packing."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from deepseek_jax.by_name import dataset_path
 from deepseek_jax.config import require
 from deepseek_jax.data.config import DataConfig
 from deepseek_jax.data.dataset_files import find_dataset, find_files, find_split
-from deepseek_jax.data.document import Document, Sample, make_sample
+from deepseek_jax.data.document import Document, Sample, make_sample, make_samples
 from deepseek_jax.data.fim import FillInTheMiddle
 from deepseek_jax.data.omissions import Omissions
 from deepseek_jax.data.problems import ENDLESS, ProblemSource
@@ -68,40 +68,41 @@ def corpus_fingerprint(config: DataConfig) -> dict[str, Any]:
   return fingerprint(files, root or dataset_path(config.path))
 
 
-class Readable:
-  """A source without the records that cannot be read or are empty: those have no text in it."""
+class Learnable:
+  """A source's samples; of records that cannot be learnt or are empty there are none."""
 
-  def __init__(self, source: Any, omissions: Omissions):
-    self._source, self._omissions = source, omissions
+  def __init__(self, source: Any, omissions: Omissions, make: Callable[[Document], list[Sample]]):
+    self._source, self._omissions, self._make = source, omissions, make
 
   def __len__(self) -> int:
     return len(self._source)
 
-  def __getitem__(self, index: int) -> Document:
+  def __getitem__(self, index: int) -> list[Sample]:
     try:
       document = self._source[index]
+      if not document.empty:
+        return self._make(document)
     except RecordError as error:
       self._omissions.add(self._source.where(index), str(error))
-      return Document("")
-    if not document.text and hasattr(self._source, "where"):
+      return []
+    if hasattr(self._source, "where"):
       self._omissions.add(self._source.where(index), "has no text")
-    return document
+    return []
 
 
 def sample_dataset(
-  config: DataConfig, tokenizer: Tokenizer, source: Any
+  config: DataConfig, tokenizer: Tokenizer, source: Any, omissions: Omissions
 ) -> grain.MapDataset[Sample | None]:
-  """The source's documents as tokens, in training order; None where a document has no text.
+  """The source's documents as tokens, in training order; None where there is nothing to learn.
 
   Problems come in the order of their counter; other corpora are shuffled anew in every epoch.
   """
-  documents = grain.MapDataset.source(source).seed(config.seed)
+  learnable = Learnable(source, omissions, functools.partial(_whole, config, tokenizer))
+  documents = grain.MapDataset.source(learnable).seed(config.seed)
   if config.source != "problems":
     documents = documents.shuffle()
   documents = documents.repeat(config.epochs or None)
-  samples = documents.map(
-    functools.partial(_tokens, tokenizer, config.loss == "all", config.template)
-  )
+  samples = documents.map(lambda found: found[0] if found else None)
   if config.fim_rate > 0.0:
     fim = FillInTheMiddle.of(tokenizer, config.fim_rate)
     samples = samples.random_map(lambda sample, rng: sample and fim(sample, rng))
@@ -131,7 +132,7 @@ def open_batches(
   source = open_source(config)
   omissions = Omissions(config.path or config.source)
   stream = PackedStream(
-    sample_dataset(config, tokenizer, Readable(source, omissions)),
+    sample_dataset(config, tokenizer, source, omissions),
     batch=config.batch,
     length=config.length,
     packing=config.packing,
@@ -157,19 +158,21 @@ def read_samples(config: DataConfig, tokenizer: Tokenizer | None = None) -> list
   tokenizer = load_tokenizer(config.tokenizer) if tokenizer is None else tokenizer
   source = open_source(config)
   omissions = Omissions(config.path or config.source)
-  documents = Readable(source, omissions)
-
-  def place(index: int) -> str:
-    return source.where(index) if hasattr(source, "where") else f"document {index}"
-
-  texts = ((place(i), documents[i]) for i in range(len(source)))
-  made = (
-    (where, make_sample(tokenizer, text, config.template)) for where, text in texts if text.text
-  )
-  samples = that_fit(made, config.length, omissions)
-  omissions.total(len(source))
+  make = functools.partial(make_samples, tokenizer, form=config.template)
+  learnable = Learnable(source, omissions, make)
+  samples = that_fit(_placed(source, learnable), config.length, omissions)
+  omissions.total(len(samples) + len(omissions))
   require(bool(samples), omissions.nothing_left())
   return samples
+
+
+def _placed(source: Any, learnable: Learnable) -> Iterator[tuple[str, Sample]]:
+  """All samples with the places of their records, and of answers in conversations."""
+  for index in range(len(source)):
+    where = source.where(index) if hasattr(source, "where") else f"document {index}"
+    found = learnable[index]
+    for number, sample in enumerate(found, start=1):
+      yield where if len(found) == 1 else f"{where}, answer {number}", sample
 
 
 def that_fit(
@@ -188,11 +191,12 @@ def that_fit(
   return kept
 
 
-def _tokens(
-  tokenizer: Tokenizer, learn_prompt: bool, template: str, document: Document
-) -> Sample | None:
-  """The document's tokens, or None if it has no text."""
-  if not document.text:
-    return None
-  sample = make_sample(tokenizer, document, template)
-  return Sample(sample.tokens) if learn_prompt else sample
+def _whole(config: DataConfig, tokenizer: Tokenizer, document: Document) -> list[Sample]:
+  """The one sample of a document in running text."""
+  require(
+    config.loss == "all" or not document.messages,
+    "data.loss is answer, and of a list of messages running text has one sample; set it to all, or "
+    "learn every answer by experiments.sft.",
+  )
+  sample = make_sample(tokenizer, document, config.template)
+  return [Sample(sample.tokens) if config.loss == "all" else sample]

@@ -10,10 +10,11 @@ message in it, as in ultrafeedback_binarized; beside whole conversations it may 
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from deepseek_jax.data.conversation import ROLES, Message
+from deepseek_jax.data.conversation import Message
+from deepseek_jax.data.messages import read_messages
 from deepseek_jax.data.records import RecordError, whole_text
 
 Question = str | tuple[Message, ...]  # a text, or the conversation up to the answer
@@ -83,20 +84,6 @@ def _conversation(prompt: Any, before: tuple[Message, ...], name: str) -> Questi
     return whole_text(prompt)
   given = read_messages(prompt, "prompt")
   return before if before[: len(given)] == given else given + before
-
-
-def read_messages(value: Any, name: str) -> tuple[Message, ...]:
-  """The messages of a list with role and content alone; RecordError if it is no such list."""
-  if isinstance(value, str) or not isinstance(value, Sequence) or not value:
-    raise RecordError(f"has no text and no list of messages in field {name!r}.")
-  for message in value:
-    known = isinstance(message, Mapping) and message.get("role") in ROLES
-    if not known or not isinstance(message.get("content"), str):
-      raise RecordError(
-        f"has {message!r:.80} in field {name!r}; a message has a role ({', '.join(ROLES)}) and a "
-        "content that is text."
-      )
-  return tuple({"role": m["role"], "content": whole_text(m["content"])} for m in value)
 
 
 def _said(text: str, name: str) -> str:

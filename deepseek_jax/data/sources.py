@@ -11,6 +11,7 @@ from typing import Any
 
 from deepseek_jax.data.document import Document
 from deepseek_jax.data.formats import check_lines
+from deepseek_jax.data.messages import read_conversation
 from deepseek_jax.data.records import (
   RecordError,
   decode_text,
@@ -27,13 +28,18 @@ _WHOLE = 256  # blocks: of larger files so many are hashed, evenly spread
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-  """Which fields of a record are read; `prompt` may be empty: the record is all text."""
+  """Which fields of a record are read; `prompt` may be empty: the record is all text.
+
+  Where `text` holds a list of messages, the record is that conversation.
+  """
 
   text: str = "text"
   prompt: str = ""
 
   def document(self, record: Any) -> Document:
     """The record's document; RecordError if a field is missing or not text."""
+    if isinstance(record, Mapping) and isinstance(record.get(self.text), list):
+      return Document(messages=read_conversation(record, self.text))
     return Document(
       text=self._get(record, self.text),
       prompt=self._get(record, self.prompt) if self.prompt else "",
@@ -44,24 +50,26 @@ class Fields:
       raise RecordError("is not a record with fields.")
     value = record.get(name)
     if not isinstance(value, str):
-      raise RecordError(f"has no text in field {name!r} {advice(record, name)}")
+      raise RecordError(f"has no text in field {name!r} {advice(record)}")
     return whole_text(value)
 
 
 TEXT = Fields()
 
 
-def advice(record: Iterable[Any], wanted: str) -> str:
-  """What to say behind a missing field: which there are, and how to bring what cannot be read."""
+def advice(record: Iterable[Any]) -> str:
+  """What to say behind a missing field: which there are, and which may be meant."""
   names = [str(name) for name in record]
-  talks = [name for name in names if name.lower() in _TALKS]
   told = f"(fields: {', '.join(names)});"
-  if not talks or (wanted in names and wanted not in talks):
-    return f"{told} set data.text_field or data.prompt_field."
-  return (
-    f"{told} a list of messages, as {talks[0]!r} is, is not read: write the question and the "
-    "answer as two texts, and name their fields in data.prompt_field and data.text_field."
-  )
+  talks = [name for name in names if is_talk(name)]
+  if talks:
+    return f"{told} set data.text_field to {talks[0]} to learn the answers of its conversations."
+  return f"{told} set data.text_field or data.prompt_field."
+
+
+def is_talk(name: str) -> bool:
+  """Whether a field of this name is a list of messages, as a rule."""
+  return name.lower() in _TALKS
 
 
 class TextSource:

@@ -12,6 +12,7 @@ from typing import Any
 
 from deepseek_jax.config import ConfigError
 from deepseek_jax.data.document import Document
+from deepseek_jax.data.messages import BESIDE
 from deepseek_jax.data.records import RecordError
 from deepseek_jax.data.sources import TEXT, Fields, advice
 
@@ -23,7 +24,7 @@ class TableSource:
 
   def __init__(self, files: list[Path], fields: Fields = TEXT):
     self._fields = fields
-    self._columns = [fields.text, *([fields.prompt] if fields.prompt else [])]
+    self._columns = [fields.text, *([fields.prompt] if fields.prompt else []), *BESIDE]
     self._blocks = [block for file in files for block in self._open(file)]
     self._ends = list(itertools.accumulate(rows for _, _, rows in self._blocks))
     self._read = functools.lru_cache(maxsize=_KEPT_BLOCKS)(self._read_block)
@@ -57,28 +58,37 @@ class TableSource:
     try:
       if file.suffix == ".arrow":
         batches = _arrow_batches(file)
-        names, rows = batches[0].schema.names if batches else [], [b.num_rows for b in batches]
+        schema, rows = batches[0].schema if batches else None, [b.num_rows for b in batches]
       else:
         parquet = _pyarrow("parquet").ParquetFile(file)
-        names = parquet.schema_arrow.names
+        schema = parquet.schema_arrow
         rows = [
           parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups)
         ]
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
       raise ConfigError(f"{file} cannot be read ({error}).") from error
-    missing = [name for name in self._columns if rows and name not in names]
-    if missing:
-      raise ConfigError(f"{file} has no column {missing[0]!r} {advice(names, missing[0])}")
+    if rows:
+      self._check(file, schema)
     return [(file, i, count) for i, count in enumerate(rows) if count]
 
+  def _check(self, file: Path, schema: Any) -> None:
+    """ConfigError if a column is missing; conversations need no column of prompts."""
+    wanted = [self._fields.text]
+    talks = self._fields.text in schema.names and "list" in str(schema.field(wanted[0]).type)[:10]
+    if self._fields.prompt and not talks:
+      wanted.append(self._fields.prompt)
+    missing = [name for name in wanted if name not in schema.names]
+    if missing:
+      raise ConfigError(f"{file} has no column {missing[0]!r} {advice(schema.names)}")
+
   def _read_block(self, block: int) -> dict[str, Any]:
-    """The wanted columns of a block."""
+    """The wanted columns of a block, those of them that it has."""
     file, number, _ = self._blocks[block]
     if file.suffix == ".arrow":
       table = _arrow_batches(file)[number]
     else:
       table = _pyarrow("parquet").ParquetFile(file).read_row_group(number, columns=self._columns)
-    return {name: table.column(name) for name in self._columns}
+    return {name: table.column(name) for name in self._columns if name in table.schema.names}
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

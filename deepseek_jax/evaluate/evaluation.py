@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from deepseek_jax.config import require
 from deepseek_jax.data.asking import ask, spoken
 from deepseek_jax.data.conversation import Prompt, stop_ids
+from deepseek_jax.data.sources import fingerprint
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import Engine, Samples, SamplingParams
 from deepseek_jax.decode.sampling import sample_keys
@@ -46,6 +48,7 @@ class Protocol:
   max_new: int = 128
   template: str = "plain"  # a form of `asking.ask`
   judge: str = ""  # of a benchmark from a file, with its version; elsewhere the task judges
+  content: str = ""  # a hash of the problems, where they come from a file: see `content_of`
   split: Split = "heldout"
   problem_seed: int = 0
   seed: int = 0
@@ -63,8 +66,9 @@ class Protocol:
   def hash(self) -> str:
     """Eight hexadecimal digits of everything but the seed: figures with equal ones compare."""
     fields = {k: v for k, v in dataclasses.asdict(self).items() if k != "seed"}
-    if not self.judge:
-      del fields["judge"]
+    for name in ("judge", "content"):
+      if not fields[name]:
+        del fields[name]
     text = json.dumps(fields, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -80,6 +84,17 @@ class Protocol:
   def label(self) -> str:
     """The benchmark's name in figures: `NAME DECODING #HASH`."""
     return f"{self.benchmark} {self.decoding} #{self.hash}"
+
+
+def content_of(task: Task) -> str:
+  """A hash of a benchmark's problems as its file has them; nothing where they are made."""
+  if isinstance(task, FileBenchmark):
+    content: Any = [(p.prompt, p.language, p.data) for p in task.problems]
+  elif isinstance(file := getattr(task, "file", None), Path):
+    content = fingerprint([file], file)[file.name]
+  else:
+    return ""
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def standard_protocols(base: Protocol) -> tuple[Protocol, Protocol, Protocol]:
@@ -109,6 +124,7 @@ class Evaluation:
   lenient_PJ: np.ndarray | None = None  # right in whatever form, of problems with a known answer
   failures: tuple[tuple[str, ...], ...] = ()  # why the verifier could not judge, see `Score`
   judges: tuple[tuple[str, ...], ...] = ()  # the rule that decided, likewise
+  comparable: bool = True  # equal answers can be told from different ones
 
   def figures(self, stage: str) -> list[Figure]:
     """All figures of this evaluation; pass@k for k = 1 and, from two samples on, all of them."""
@@ -123,8 +139,9 @@ class Evaluation:
       if count > 1:
         best_P = estimators.pass_at_k(self.lenient_PJ, count)
         estimates[f"lenient pass@{count}"] = estimators.share(best_P)
-    if count > 1:
-      estimates[f"cons@{count}"] = estimators.share(self.consensus_P())
+    consensus_P = self.consensus_P() if count > 1 else None
+    if consensus_P is not None:
+      estimates[f"cons@{count}"] = estimators.share(consensus_P)
     estimates |= {
       "length": estimators.mean(self.lengths_PJ.mean(axis=1)),
       "reflection_words": estimators.mean(self.reflection_PJ.mean(axis=1)),
@@ -142,8 +159,16 @@ class Evaluation:
       for metric, estimate in estimates.items()
     ]
 
-  def consensus_P(self) -> np.ndarray:
-    """Whether each problem's commonest answer is right."""
+  def consensus_P(self) -> np.ndarray | None:
+    """Whether each problem's commonest answer is right.
+
+    None where no answers can be counted: those of a task that says so, as programs, and of one
+    whose right answers all stand in a form of its own.
+    """
+    rights = [t for ts, rs in zip(self.texts, self.correct_PJ) for t, r in zip(ts, rs) if r == 1]
+    found = self.lenient_PJ is not None or not rights or any(map(extract_answer, rights))
+    if not (self.comparable and found):
+      return None
     answers = [group_answers([extract_answer(text) for text in texts]) for texts in self.texts]
     if self.lenient_PJ is not None:  # one answer is right, by whatever name the judge knows it
       answers = [
@@ -303,6 +328,7 @@ def judge(
     lenient_PJ=None if said is None else spread(said),
     failures=by_problem([score.failure for score in scores]),
     judges=by_problem([score.judge for score in scores]),
+    comparable=getattr(task, "comparable", True),
   )
 
 

@@ -109,8 +109,10 @@ def run_grpo(
     return stage.step, stage.feed
 
   reference = job.rl.kl_weight > 0
-  corpus = _fingerprint(task)
-  return run_job(job, tokenizer, directory, parts, reference, stage=stage, corpus=corpus)
+  kept = {"corpus": _fingerprint(task)}
+  if judge is not None:
+    kept["reward model"] = {job.rl.rollout.reward.learned.model: judge.model.digest}
+  return run_job(job, tokenizer, directory, parts, reference, stage=stage, kept=kept)
 
 
 def _fingerprint(task: Task) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import numpy as np
 
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.rl.reward_model import RewardModel, load_reward_model
-from deepseek_jax.rl.rewards import Judge
 from deepseek_jax.rl.rollout import RolloutConfig
 
 
@@ -51,7 +50,7 @@ class LearnedReward:
     return tokens
 
 
-def open_judge(config: RolloutConfig) -> Judge | None:
+def open_judge(config: RolloutConfig) -> LearnedReward | None:
   """The reward model of a rollout's reward; None where that has none.
 
   ConfigError if it is no reward model, or its context is shorter than the rollout's rows.

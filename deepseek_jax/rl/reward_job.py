@@ -133,8 +133,8 @@ def run_reward_model(job: RewardModelJob, directory: str | Path) -> tuple[TrainS
     step = _telling(make_step(model, tx, job.optimizer.ema_decay), learnt)
     return step, _make_feed(job, batches, held, model, tokenizer)
 
-  corpus = preference_fingerprint(data)
-  state, _ = run_job(job, tokenizer, directory, parts, corpus=corpus, reward=True)
+  kept = {"corpus": preference_fingerprint(data)}
+  state, _ = run_job(job, tokenizer, directory, parts, kept=kept, reward=True)
   scorer = RewardModel(models[0], state.weights, tokenizer, data.template)
   figures = accuracy_figures(scorer.score_tokens, held, _benchmark(data), STAGE, job.seed)
   _write(local_path(directory), job, figures, time.monotonic() - began)

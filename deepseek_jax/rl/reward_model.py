@@ -10,6 +10,7 @@ alone, which is `conversation.without_thought(text)`, and harmlessness by the wh
 """
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Sequence
 
@@ -19,8 +20,8 @@ import numpy as np
 from deepseek_jax.by_name import model_path
 from deepseek_jax.config import ComputeConfig, ConfigError, require
 from deepseek_jax.data.conversation import Message
+from deepseek_jax.data.messages import read_messages
 from deepseek_jax.data.preference_batches import lay_out, row_width
-from deepseek_jax.data.preference_records import read_messages
 from deepseek_jax.data.preferences import text_tokens
 from deepseek_jax.data.records import RecordError, whole_text
 from deepseek_jax.data.tokenizer import Tokenizer
@@ -67,6 +68,16 @@ class RewardModel:
       except RecordError as error:
         raise ConfigError(f"prompt {i} {error}") from error
     return self.score_tokens(rows)
+
+  @property
+  def digest(self) -> str:
+    """SHA-256 of what it computes with: its shape, its form of prompts, and every weight."""
+    found = hashlib.sha256(repr((self.model.config, self.template)).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(self.weights):
+      array = np.ascontiguousarray(leaf)
+      found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+      found.update(array.view(np.uint8).data)
+    return found.hexdigest()
 
   def tokens(self, prompt: str | Sequence[Message], text: str) -> list[int]:
     """Prompt, answer and end as the model reads them; ConfigError if its tokenizer cannot."""

@@ -14,6 +14,7 @@ from deepseek_jax.tasks.task import Problem, Task
 FORMS = {
   "<think> </think> <answer> ANSWER </answer>": "<think> </think> <answer> {} </answer>",
   "\\boxed{ANSWER}": "\\boxed{{{}}}",
+  "```python ANSWER ```": "```python\n{}\n```",
   "the answer alone": "{}",
 }
 

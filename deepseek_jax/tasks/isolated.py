@@ -1,4 +1,8 @@
-"""A user's task whose verifier runs in processes of its own: `isolated:package.module:name`."""
+"""A user's task whose verifier runs in processes of its own: `isolated:package.module:name`.
+
+There it sees its own module or package, and no other files but those that the task names in an
+attribute `files`, a sequence of paths.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -32,7 +36,7 @@ class Isolated:
 
   def score_each(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Score]:
     """See `scoring.score_each`."""
-    pool = workers(_MAKER, (self.spec,))
+    pool = workers(_MAKER, (self.spec,), tuple(getattr(self.task, "files", ())))
     return [_score(outcome) for outcome in pool.call(list(zip(problems, texts, strict=True)))]
 
 

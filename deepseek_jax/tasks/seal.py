@@ -3,8 +3,8 @@
 Some scorers evaluate an answer as Python or by sympy, which does. An audit hook (PEP 578) looks at
 each source before it is compiled, and lets through what only computes: literals, operators and
 calls by name. Everything else that Python tells of, files written, processes, sockets, is refused
-as well, whoever asks. It is a wall against texts, not against programs: what runs programs needs a
-sandbox of the operating system.
+as well, whoever asks. It holds against texts, not against programs: what runs programs needs a
+sandbox of the operating system, and scorers have one around them where they can (see `wall.py`).
 """
 
 import ast

@@ -32,7 +32,7 @@ class Problem:
   key: str
   language: str = "en"  # in which it is asked, and in which the thought is wanted
   data: Any = None  # what the verifier needs: digits and target, terms, a reasoning-gym entry
-  answer: str | None = None  # where there is only one
+  answer: str | None = None  # where there is only one; of programs to write, a right one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,8 @@ class Task(Protocol):
   def score(self, problem: Problem, text: str) -> Score:
     """Judges a completion (without its prompt); any text at all must be safe to pass.
 
-    A task that judges many at once quicker may have a `score_each` like `scoring.score_each`.
+    A task that judges many at once quicker may have a `score_each` like `scoring.score_each`; one
+    whose answers cannot be counted as equal or different, a `comparable` that is False.
     """
     ...
 

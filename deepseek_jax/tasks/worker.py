@@ -12,6 +12,7 @@ trusted; judgements go out as lines of JSON, so that nothing in them can do harm
 
 import importlib
 import json
+import mmap
 import os
 import pickle
 import resource
@@ -24,6 +25,7 @@ from typing import Any
 from deepseek_jax.tasks.seal import RefusedError, Seal
 
 LONGEST = 4000  # bytes of a judgement
+_MEASURED = 2**37  # bytes: more address space than modules take, and less than there is
 _DONE = 77  # the exit status of a scoring process that was told to end
 
 
@@ -58,9 +60,20 @@ def _own_output() -> int:
   return answers
 
 
-def _serve(score: Callable[..., Any], answers: int, seconds: float, memory: int) -> None:
+def _serve(
+  score: Callable[..., Any],
+  answers: int,
+  seconds: float,
+  memory: int,
+  processes: int | None,
+  user: int | None,
+) -> None:
   """The scoring process."""
-  _limit(memory)
+  _limit(memory, processes)
+  if user is not None:  # so that it can do nothing to the process that forked it, either
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
   seal = Seal()
   while frame := _frame():
     for item in pickle.loads(frame):
@@ -73,17 +86,35 @@ def _serve(score: Callable[..., Any], answers: int, seconds: float, memory: int)
   os._exit(_DONE)
 
 
-def _limit(memory: int) -> None:
-  """At most `memory` bytes beyond what is in use, no files and no dumps.
+def _limit(memory: int, processes: int | None) -> None:
+  """At most `memory` bytes beyond what is in use, so many processes, no files and no dumps.
 
   Memory is limited on Linux alone: elsewhere the kernel does not heed the limit.
   """
   for which in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
     resource.setrlimit(which, (0, 0))
+  if processes is not None:
+    resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
   if sys.platform == "linux":
-    with open("/proc/self/statm", encoding="ascii") as file:
-      most = int(file.read().split()[0]) * resource.getpagesize() + memory
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    most = _MEASURED if hard == resource.RLIM_INFINITY else min(hard, _MEASURED)
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    most = min(most, most - _left(most) + memory)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _left(most: int) -> int:
+  """Bytes of address space still to be had of `most`, in pages; where there may be no /proc."""
+  kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+  had, not_had = 0, most // mmap.PAGESIZE + 1
+  while not_had - had > 1:
+    tried = (had + not_had) // 2
+    try:
+      mmap.mmap(-1, tried * mmap.PAGESIZE, kind, mmap.PROT_READ).close()
+      had = tried
+    except OSError:
+      not_had = tried
+  return had * mmap.PAGESIZE
 
 
 def _judge(score: Callable[..., Any], item: bytes, seal: Seal) -> dict[str, Any]:

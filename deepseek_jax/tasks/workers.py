@@ -1,8 +1,9 @@
 """Processes in which scorers run that are not ours: one that hangs or dies ends no run.
 
 Each call has a limit of processor time and of memory, may write no file, start no process and open
-no socket (see `seal.py`), and gives back plain values only. What fails is an `Outcome` with its
-kind; the process it killed is replaced, and the other items are judged all the same.
+no socket (see `seal.py`, and around it `wall.py`), and gives back plain values only. What fails is
+an `Outcome` with its kind; the process it killed is replaced, and the other items are judged all
+the same.
 """
 
 import atexit
@@ -24,6 +25,7 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 from deepseek_jax.config import ConfigError
+from deepseek_jax.tasks import wall
 
 _MOST = 8  # processes
 _BATCH = 64  # items that a process gets at a time
@@ -64,11 +66,14 @@ class Workers:
     arguments: tuple[Any, ...] = (),
     count: int | None = None,
     limits: Limits = Limits(),
+    files: Sequence[str] = (),
   ) -> None:
+    """`files` are what scoring reads besides modules, files and folders."""
     self.maker = maker
+    self.arguments = arguments
     self.limits = limits
     self.count = count or min(_cores(), _MOST)
-    self._first = (maker, arguments, {"seconds": limits.seconds, "memory": limits.memory})
+    self.files = files
     self._processes: list[_Process] = []
     self._lock = threading.Lock()
     atexit.register(self.close)
@@ -101,7 +106,7 @@ class Workers:
     for process in [p for p in self._processes if p.ended]:  # by whoever killed it meanwhile
       self.drop(process)
     while len(self._processes) < min(self.count, wanted):
-      self._processes.append(_Process(self._first))
+      self._processes.append(_Process(self))
     return self._processes[:wanted]
 
   def drop(self, process: "_Process") -> None:
@@ -111,9 +116,9 @@ class Workers:
 
 
 @functools.lru_cache(maxsize=16)
-def workers(maker: str, arguments: tuple[Any, ...] = ()) -> Workers:
+def workers(maker: str, arguments: tuple[Any, ...] = (), files: tuple[str, ...] = ()) -> Workers:
   """The processes of this name, which all who ask share."""
-  return Workers(maker, arguments)
+  return Workers(maker, arguments, files=files)
 
 
 def _cores() -> int:
@@ -124,20 +129,26 @@ def _cores() -> int:
 class _Process:
   """One process, and the items it was sent and has not judged yet."""
 
-  def __init__(self, first: tuple[Any, ...]) -> None:
+  def __init__(self, pool: Workers) -> None:
+    program = _PROGRAM.format(path=[os.path.abspath(p) for p in sys.path])
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    self._popen = subprocess.Popen(
-      [sys.executable, "-c", _PROGRAM.format(path=[os.path.abspath(p) for p in sys.path])],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.DEVNULL,
-      env={**os.environ, **threads},  # it forks, which threads do not survive
-      start_new_session=True,  # so that it and what it forked can be killed as one
-    )
+    with wall.place(pool.maker.partition(":")[0], pool.files) as place:
+      self._popen = subprocess.Popen(
+        [*place.command, sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        pass_fds=place.descriptors,
+        env={**place.environment, **threads},  # it forks, which threads do not survive
+        start_new_session=True,  # so that it and what it forked can be killed as one
+      )
+    self.walled = place.walled
     self.items: collections.deque[int] = collections.deque()
     self.ready = False
     self._rest = b""
-    self._send(pickle.dumps(first))
+    limits = {"seconds": pool.limits.seconds, "memory": pool.limits.memory}
+    of_place = {"processes": place.processes, "user": place.user}
+    self._send(pickle.dumps((pool.maker, pool.arguments, {**limits, **of_place})))
 
   @property
   def output(self) -> IO[bytes]:
@@ -239,7 +250,9 @@ class _Call:
   def _take(self, process: _Process, line: dict[str, Any]) -> None:
     """One line of a process."""
     if "unready" in line:
-      raise ConfigError(f"{self._workers.maker} cannot be used for scoring: {line['unready']}.")
+      hint = f"; {wall.HINT}" if process.walled else ""
+      trouble = f"{line['unready']}{hint}"
+      raise ConfigError(f"{self._workers.maker} cannot be used for scoring: {trouble}.")
     if "ready" in line:
       process.ready = True
     elif process.items:

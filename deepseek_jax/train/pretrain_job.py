@@ -85,8 +85,8 @@ def run_pretrain(
     step = make_step(model, tx, PretrainConfig(job.loss_chunk, job.optimizer.ema_decay))
     return step, make_feed(job, batches, position, model.mesh)
 
-  corpus = corpus_fingerprint(job.data)
-  return run_job(job, tokenizer, directory, parts, stage=stage, corpus=corpus)
+  kept = {"corpus": corpus_fingerprint(job.data)}
+  return run_job(job, tokenizer, directory, parts, stage=stage, kept=kept)
 
 
 def make_feed(

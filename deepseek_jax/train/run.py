@@ -51,12 +51,12 @@ def run_job(
   parts: Parts,
   reference: bool = False,
   stage: str = "",
-  corpus: Mapping[str, Any] | None = None,
+  kept: Mapping[str, Mapping[str, Any]] | None = None,
   reward: bool = False,
 ) -> tuple[TrainState, Position]:
   """Trains, or goes on training, in the workdir `directory`; `stage` prefixes lines of progress.
 
-  `corpus` is the fingerprint of what it learns from, which must not change (`keep_corpus`).
+  `kept` are the fingerprints of what it learns from, by what that is (see `Workdir.keep`).
   `reward` gives the weights a reward head.
 
   Raises:
@@ -69,8 +69,9 @@ def run_job(
   )
   mesh = make_mesh(job.mesh) if job.mesh.devices > 1 else None
   with Workdir(directory, to_dict(job)) as workdir:
-    if corpus:
-      workdir.keep_corpus(corpus)
+    for what, fingerprint in (kept or {}).items():
+      if fingerprint:
+        workdir.keep(what, fingerprint)
     return _run(job, tokenizer, workdir, mesh, parts, reference, stage, reward)
 
 

@@ -19,6 +19,7 @@ from deepseek_jax.data.asking import PLAIN, own_form
 from deepseek_jax.data.document import Sample
 from deepseek_jax.data.pipeline import corpus_fingerprint, read_samples
 from deepseek_jax.data.samples import SampleBatches
+from deepseek_jax.data.sources import is_talk
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.train.loop import FeedFn, Position, StepFn
@@ -43,6 +44,7 @@ def own_template(fields: Mapping[str, Any]) -> str:
   """How the prompts of these fields of `DataConfig` are put: in the tokenizer's own turns, if both
   are there."""
   asks = fields.get("source") == "problems" or bool(fields.get("prompt_field"))
+  asks = asks or is_talk(fields.get("text_field") or "")
   return own_form(open_tokenizer(fields["tokenizer"])) if asks else PLAIN
 
 
@@ -94,5 +96,5 @@ def tune(
   ) -> tuple[StepFn, FeedFn]:
     return make(model, tx), make_feed(job, batches, position, model.mesh)
 
-  corpus = corpus_fingerprint(data)
-  return run_job(job, tokenizer, directory, parts, stage=stage, corpus=corpus)
+  kept = {"corpus": corpus_fingerprint(data)}
+  return run_job(job, tokenizer, directory, parts, stage=stage, kept=kept)

@@ -67,12 +67,15 @@ class Workdir:
         f"--workdir {self.path} cannot be written ({error.strerror}); name another."
       ) from error
 
-  def keep_corpus(self, files: Mapping[str, Any]) -> None:
-    """Notes the run's corpus by its fingerprint; ConfigError if it is not the one it began with.
+  def keep(self, what: str, parts: Mapping[str, Any]) -> None:
+    """Notes what a run learns from by its fingerprint: its corpus, its reward model.
 
     A run that noted none, for it is older than that, notes what it finds.
+
+    Raises:
+      ConfigError: it is not the one that the run began with; the message names the parts.
     """
-    note, now = self.path / "corpus.json", json.loads(json.dumps(files))
+    note, now = self.path / f"{what.replace(' ', '_')}.json", json.loads(json.dumps(parts))
     if note.is_file():
       try:
         before = json.loads(note.read_text(encoding="utf-8"))
@@ -82,9 +85,9 @@ class Workdir:
       more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
       require(
         not changed,
-        f"the corpus is not the one that the run in {self.path} began with: "
+        f"the {what} is not the one that the run in {self.path} began with: "
         f"{', '.join(changed[:_NAMED])}{more} differ; bring back what was there, name another "
-        f"--workdir, or delete {note} to go on with this one in another order.",
+        f"--workdir, or delete {note} to go on with this one.",
       )
     write_atomically(note, json.dumps(now, indent=1) + "\n")
 

@@ -78,7 +78,7 @@ def gold_finding(gold: Gold) -> Finding:
     figure += f" (to {gold.problems - gold.answered} problems it gives none)"
   if not gold.accepted:
     change = "either the answers are wrong, or it reads none of the forms tried: "
-    tried = "<answer> tags behind <think> tags, \\boxed{}, and the answer alone"
+    tried = "<answer> tags behind <think> tags, \\boxed{}, ```python, and the answer alone"
     return Finding("verifier", "amber", figure, change + tried, values)
   figure += f", as {gold.form}"
   if gold.controls:

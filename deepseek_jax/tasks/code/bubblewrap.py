@@ -65,48 +65,63 @@ def arguments(bwrap: str, disk: int, filter_descriptor: int) -> list[str]:
 
   `disk` is the size of the work folder in bytes; from `filter_descriptor` comes the filter.
   """
-  if os.getuid() == 0:
-    identity = ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-  else:
-    identity = ["--unshare-user", "--uid", str(_NOBODY), "--gid", str(_NOBODY)]
   return [
     bwrap,
-    *_NAMESPACES,
-    "--unshare-cgroup-try",
-    *identity,
-    *("--die-with-parent", "--new-session", "--hostname", "box", "--clearenv"),
+    *alone(),
+    *("--die-with-parent", "--new-session", "--clearenv"),
     *_file_system(),
     *("--perms", "1777", "--size", str(disk), "--tmpfs", WORK, "--remount-ro", "/"),
     *("--chdir", WORK, "--seccomp", str(filter_descriptor), "--"),
   ]
 
 
+def alone() -> list[str]:
+  """Arguments for what has namespaces of its own, and no privilege but to become another user."""
+  if os.getuid() == 0:
+    identity = ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+  else:
+    identity = ["--unshare-user", "--uid", str(_NOBODY), "--gid", str(_NOBODY)]
+  return [*_NAMESPACES, "--unshare-cgroup-try", *identity, "--hostname", "box"]
+
+
 @functools.cache
 def _file_system() -> tuple[str, ...]:
   """What a program sees, as arguments."""
-  bound = [path for path in _LIBRARIES if os.path.isdir(path) and not os.path.islink(path)]
-  bound += [path for path in _of_python() if os.path.exists(path) and not _lies_in(path, bound)]
-  bound += [path for path in ("/etc/ld.so.cache",) if os.path.exists(path)]
-  folders = {str(parent) for path in (*bound, *_DEVICES) for parent in Path(path).parents} - {"/"}
-  shown: list[str] = []
-  for path in sorted(folders):  # made here, for bwrap would make them root's alone
-    shown += ["--perms", "0755", "--dir", path]
-  for path in filter(os.path.islink, _LIBRARIES):
-    shown += ["--symlink", os.readlink(path), path]
-  for path in bound:
-    shown += ["--ro-bind", path, path]
+  shown = view(of_python())
+  bound = [path for flag, path in zip(shown, shown[1:]) if flag == "--ro-bind"]
   for path in _installed(bound):
     shown += ["--tmpfs", path, "--remount-ro", path]
-  for path in _DEVICES:
-    shown += ["--dev-bind", path, path]
   return tuple(shown)
 
 
-def _lies_in(path: str, folders: Iterable[str]) -> bool:
+def view(paths: Iterable[str], links: Iterable[str] = ()) -> list[str]:
+  """Arguments that show the system's libraries, these files and folders, and harmless devices.
+
+  All but the devices can only be read. Of `links` the links themselves are shown.
+  """
+  links = {path for path in (*_LIBRARIES, *links) if os.path.islink(path)}
+  wanted = {path for path in (*_LIBRARIES, "/etc/ld.so.cache", *paths) if os.path.exists(path)}
+  bound = [path for path in sorted(wanted - links) if not lies_in(path, wanted | links)]
+  links = {path for path in links if not lies_in(path, bound)}
+  folders = {str(p) for path in (*bound, *links, *_DEVICES) for p in Path(path).parents} - {"/"}
+  shown: list[str] = []
+  for path in sorted(folders):  # made here, for bwrap would make them root's alone
+    shown += ["--perms", "0755", "--dir", path]
+  for path in sorted(links):
+    shown += ["--symlink", os.readlink(path), path]
+  for path in bound:
+    shown += ["--ro-bind", path, path]
+  for path in _DEVICES:
+    shown += ["--dev-bind", path, path]
+  return shown
+
+
+def lies_in(path: str, folders: Iterable[str]) -> bool:
+  """Whether a path lies below one of them."""
   return any(path.startswith(f"{folder}/") for folder in folders)
 
 
-def _of_python() -> Iterator[str]:
+def of_python() -> Iterator[str]:
   """The interpreter, its library of modules and its shared library."""
   yield interpreter()
   base = {"base": sys.base_prefix, "installed_base": sys.base_prefix}
@@ -124,5 +139,5 @@ def _installed(bound: list[str]) -> list[str]:
   return sorted(
     path
     for path in packages
-    if os.path.isdir(path) and _lies_in(path, bound) and not _lies_in(path, packages)
+    if os.path.isdir(path) and lies_in(path, bound) and not lies_in(path, packages)
   )

@@ -1,14 +1,14 @@
 """Programming problems from a file of JSON lines, in the forms in which they are published.
 
-  HumanEval      prompt, test, entry_point (task_id, canonical_solution)
-  MBPP           text or prompt, test_list (test_imports, test_setup_code, task_id, code)
+  HumanEval      prompt, test, entry_point (canonical_solution, task_id)
+  MBPP           text or prompt, test_list (test_imports, test_setup_code, code, task_id)
   LiveCodeBench  question_content, public_test_cases, private_test_cases, metadata, starter_code
   our own        prompt, tests: a list of {"input": ..., "output": ...}
 
 LiveCodeBench's private cases are a pickle of a text; its text is read, and no pickle run. It is
 judged as its own runner does (`live_code_bench.py`), our own form by the exact output. Of MBPP's
 tests a prompt shows the first alone, as EvalPlus does: a program could answer what it has seen from
-memory.
+memory. A solution that a record has is the problem's answer, by which a verifier can be checked.
 """
 
 import base64
@@ -77,7 +77,8 @@ def _problem(record: Any, task: str) -> Problem:
       prompt, cases = read(record)
       # Half of a surrogate pair, which JSON can spell, is no character: no tokenizer reads it.
       prompt = prompt.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-      return Problem(prompt=prompt, task=task, key=f"code {prompt}", data=cases)
+      answer = _solution(record, field)
+      return Problem(prompt=prompt, task=task, key=f"code {prompt}", data=cases, answer=answer)
   raise _FaultError(f"it has none of the fields {', '.join(_FORMS)}")
 
 
@@ -140,6 +141,15 @@ _FORMS: dict[str, Callable[[dict[str, Any]], tuple[str, Cases]]] = {
   "public_test_cases": _live_code_bench,
   "tests": _ours,
 }
+
+
+def _solution(record: dict[str, Any], form: str) -> str | None:
+  """The whole program that a record of such a form, a name in _FORMS, brings as its solution."""
+  field = {"entry_point": "canonical_solution", "test_list": "code"}.get(form, "")
+  found = record.get(field)
+  if not isinstance(found, str) or not found.strip():
+    return None
+  return str(record["prompt"]) + found if form == "entry_point" else found
 
 
 def _text(record: dict[str, Any], name: str) -> str:

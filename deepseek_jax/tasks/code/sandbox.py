@@ -65,7 +65,9 @@ class Sandbox:
       OSError: this machine has no process or descriptor left.
     """
     with ExitStack() as ours:  # what the program has by now, and nobody else needs
-      source, standard_input = (_file(c, ours) for c in (program.encode("utf-8", "replace"), given))
+      source, standard_input = (
+        in_memory(c, ours) for c in (program.encode("utf-8", "replace"), given)
+      )
       heard, ready = os.pipe()
       ours.callback(os.close, ready)
       user = bubblewrap.user() if self.bwrap else None
@@ -74,7 +76,7 @@ class Sandbox:
       python = [bubblewrap.interpreter(), "-I", "-S", "-B", "-c", part("launcher")]
       passed, command, folder = [source, ready, *pipes], [], None
       if self.bwrap:
-        passed.append(_file(refusing(), ours))
+        passed.append(in_memory(refusing(), ours))
         command = bubblewrap.arguments(self.bwrap, limits.disk, passed[-1])
       else:
         folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -150,8 +152,8 @@ def _found(user: int, path: str) -> tuple[Sandbox | None, tuple[str, str]]:
   return None, (f"{bwrap} fails: {run.last_words or f'exit status {run.status}'}", mend)
 
 
-def _file(content: bytes, stack: ExitStack) -> int:
-  """A file in memory that can be read from its beginning."""
+def in_memory(content: bytes, stack: ExitStack) -> int:
+  """A file in memory that can be read from its beginning; the stack closes it."""
   number = os.memfd_create("given")
   stack.callback(os.close, number)
   with open(number, "wb", closefd=False) as file:

@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from deepseek_jax.config import ConfigError
 from deepseek_jax.paths import local_path
@@ -35,6 +36,7 @@ class Code:
   problems: tuple[Problem, ...]
   undivided: bool = False
   limits: Limits = DEFAULT
+  comparable: ClassVar[bool] = False  # programs that do the same are seldom written alike
 
   @property
   def file(self) -> Path:

@@ -10,6 +10,7 @@ from deepseek_jax.data.byte_tokenizer import ByteTokenizer
 from deepseek_jax.data.config import DataConfig
 from deepseek_jax.data.document import Document, Sample, make_sample
 from deepseek_jax.data.fim import FillInTheMiddle
+from deepseek_jax.data.omissions import Omissions
 from deepseek_jax.data.pipeline import open_source, sample_dataset
 from deepseek_jax.data.tokenizer import load_tokenizer
 
@@ -45,8 +46,8 @@ def test_the_rate_is_kept_per_document_and_the_rest_is_untouched():
   config = DataConfig(fim_rate=0.1)
   tokenizer = load_tokenizer("word")
   source = open_source(config)
-  changed = sample_dataset(config, tokenizer, source)
-  plain = sample_dataset(DataConfig(), tokenizer, source)
+  changed = sample_dataset(config, tokenizer, source, Omissions("x"))
+  plain = sample_dataset(DataConfig(), tokenizer, source, Omissions("x"))
   fim = FillInTheMiddle.of(tokenizer, 0.1)
   count = 0
   for i in range(1500):

@@ -177,7 +177,7 @@ def test_what_cannot_be_learnt_is_left_out_and_told(tmp_path, capsys):
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 @pytest.mark.parametrize("field", ["messages", "conversations"])
-def test_lists_of_messages_are_told_how_they_can_be_brought(tmp_path, ending, field):
+def test_lists_of_messages_are_told_how_they_are_read(tmp_path, ending, field):
   path = tmp_path / f"x.{ending}"
   talk = {field: [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
   if ending == "jsonl":
@@ -185,6 +185,8 @@ def test_lists_of_messages_are_told_how_they_can_be_brought(tmp_path, ending, fi
   else:
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pyarrow.Table.from_pylist([talk]), path)
-  for name in ("text", field):
-    with pytest.raises(ConfigError, match=f"{name!r} .*{field!r} is, is not read: write .*two"):
-      texts(path, text_field=name)
+  with pytest.raises(ConfigError, match=f"'text' .*set data.text_field to {field} to learn"):
+    texts(path)
+  config = DataConfig(source="jsonl", path=str(path), text_field=field, prompt_field="prompt")
+  corpus = open_source(config)
+  assert corpus[0].messages == tuple(talk[field])

@@ -1,6 +1,8 @@
 """Protocols, judging, and the figures that come out, with an engine that recites answers."""
 
 import dataclasses
+import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,12 +13,13 @@ from deepseek_jax.data.tokenizer import load_tokenizer
 from deepseek_jax.decode.engine import Samples, SlotEngine
 from deepseek_jax.evaluate.evaluation import (
   Protocol,
+  content_of,
   draw_problems,
   evaluate,
   evaluate_each,
   standard_protocols,
 )
-from deepseek_jax.evaluate.file_benchmark import FileBenchmark
+from deepseek_jax.evaluate.file_benchmark import FileBenchmark, load_file_benchmark
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.presets import preset
 from deepseek_jax.tasks.registry import load_task
@@ -85,6 +88,40 @@ def test_figures_of_a_known_outcome():
     assert low <= f["value"] <= high
     assert (f["stage"], f["samples"], f["seed"]) == ("base", 24, 0)
     assert f["benchmark"] == f"mini T=1 #{evaluation.protocol.hash}"
+
+
+class Said(Reciter):
+  """Its answers have no tags."""
+
+  def generate(self, *args):
+    drawn = super().generate(*args)
+    ids = {TOKENIZER.encode(tag)[0] for tag in ("<answer>", "</answer>")}
+    blank = TOKENIZER.encode("wait")[0]
+    tokens = np.where(np.isin(drawn.tokens_BT, [*ids]), blank, drawn.tokens_BT)
+    return dataclasses.replace(drawn, tokens_BT=tokens)
+
+
+@pytest.mark.parametrize("right", [0, 1, 3])
+def test_answers_that_cannot_be_counted_have_no_majority(right):
+  def metrics(task, reciter=Reciter):
+    problems = draw_problems(task, protocol)
+    engine = reciter(task, problems, protocol.samples, right)
+    found = evaluate(engine, Weights({}, np.zeros((0, 0))), TOKENIZER, task, protocol)
+    return {f["metric"]: f["value"] for f in found.figures("base")}
+
+  class Anything(Doubling):
+    def score(self, problem, text):
+      return Score(float("check" in text), 1.0, 1.0)
+
+  class Programs(Doubling):
+    comparable = False
+
+  protocol = dataclasses.replace(PROTOCOL, problems=6)
+  assert metrics(Doubling())["cons@4"] == float(right == 3)
+  assert "cons@4" not in metrics(Programs()) and "pass@4" in metrics(Programs())
+  untagged = metrics(Anything(), Said)
+  assert untagged["pass@1"] == right / 4
+  assert ("cons@4" in untagged) == (right == 0), "what is never right has no form of its own"
 
 
 def test_the_stop_token_is_no_part_of_the_text_and_ends_samples():
@@ -241,3 +278,34 @@ def test_a_task_that_judges_what_is_said_is_told_leniently_too():
   figures = {f["metric"]: f["value"] for f in run(right=2, task=Lenient())[1].figures("base")}
   assert figures["pass@1"] == 0 and figures["lenient"] == 0.5 and figures["lenient pass@4"] == 1
   assert "lenient" not in {f["metric"] for f in run(right=2)[1].figures("base")}
+
+
+def test_a_benchmarks_content_is_part_of_its_protocol(tmp_path):
+  def hash_of(*records):
+    path = tmp_path / "x.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    task = load_file_benchmark(path, judge="exact")
+    return Protocol(task.name, judge="exact", content=content_of(task)).hash
+
+  sums, products = {"prompt": "1 + 1?", "answer": "2"}, {"prompt": "2 * 3?", "answer": 6}
+  hashes = [
+    hash_of(sums, products),
+    hash_of(products, sums),
+    hash_of(sums),
+    hash_of({**sums, "answer": "3"}, products),
+    hash_of({**sums, "prompt": "1 + 2?"}, products),
+    hash_of({**sums, "language": "zh"}, products),
+  ]
+  assert len({*hashes}) == len(hashes)
+  assert hash_of({"answer": "2", "prompt": "1 + 1?", "source": "me"}, products) == hashes[0]
+
+
+def test_problems_that_are_made_change_no_hash(tmp_path):
+  assert content_of(load_task("mini")) == ""
+  assert PROTOCOL.hash == dataclasses.replace(PROTOCOL, content="").hash == "e8d16a5f"
+  file = tmp_path / "problems.jsonl"
+  task = SimpleNamespace(file=file)
+  file.write_text("a")
+  before = content_of(task)
+  file.write_text("b")
+  assert before and content_of(task) != before

@@ -21,11 +21,11 @@ def test_problems_that_change_under_a_run_are_noticed(tmp_path):
   file = tmp_path / "problems.jsonl"
   file.write_text("print 21\n")
   with Workdir(tmp_path / "w", {"model": {}}) as workdir:
-    workdir.keep_corpus(grpo_job._fingerprint(OfAFile(file)))
-    workdir.keep_corpus(grpo_job._fingerprint(OfAFile(file)))
+    workdir.keep("corpus", grpo_job._fingerprint(OfAFile(file)))
+    workdir.keep("corpus", grpo_job._fingerprint(OfAFile(file)))
     file.write_text("say 18!!\n")
     with pytest.raises(ConfigError, match="problems.jsonl differ"):
-      workdir.keep_corpus(grpo_job._fingerprint(OfAFile(file)))
+      workdir.keep("corpus", grpo_job._fingerprint(OfAFile(file)))
 
 
 def test_a_task_without_a_file_notes_none():

@@ -1,6 +1,7 @@
 """The reward model's job and the scorer that comes of it."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -209,6 +210,24 @@ def test_its_figure_is_part_of_the_reward_in_reinforcement(trained, tmp_path):
   assert readable
   logged = read_metrics(tmp_path / "metrics.jsonl")
   assert all(record["reward_learned_std"] > 0 and "correct" in record for record in logged)
+
+
+def test_a_run_does_not_go_on_with_another_reward_model(trained, records, tmp_path):
+  workdir = tmp_path / "reward"
+  shutil.copytree(trained[0], workdir)
+  values = reinforcement(workdir)
+  run_grpo(grpo_job(values), tmp_path / "rl")
+  noted = json.loads((tmp_path / "rl" / "reward_model.json").read_text())
+  assert noted == {str(workdir): load_reward_model(trained[0]).digest}
+  values["train"]["steps"] = 3
+  run_grpo(grpo_job(values), tmp_path / "rl")
+  shutil.rmtree(workdir)
+  more = config(records, init=str(trained[0]), train={"steps": 1}, evaluation={"every": 1})
+  run_reward_model(reward_model_job({k: v for k, v in more.items() if k != "model"}), workdir)
+  values["train"]["steps"] = 4
+  with pytest.raises(ConfigError, match="the reward model is not the one that the run in"):
+    run_grpo(grpo_job(values), tmp_path / "rl")
+  assert read_metrics(tmp_path / "rl" / "metrics.jsonl")[-1]["step"] == 3
 
 
 def test_what_cannot_judge_a_rollout_is_refused(trained, tmp_path):

@@ -35,6 +35,7 @@ def numbers(count=10, answer=str):
   [
     (r".*<answer> (\d) </answer>", "<think> </think> <answer> ANSWER </answer>"),
     (r"\\boxed{(\d)}", "\\boxed{ANSWER}"),
+    (r"```python\n(\d)\n```", "```python ANSWER ```"),
     (r"(\d)", "the answer alone"),
   ],
 )

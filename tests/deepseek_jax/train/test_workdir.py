@@ -184,11 +184,14 @@ def test_a_corpus_that_changed_is_told(tmp_path):
   path.write_text('{"text": "a"}\n')
   config = DataConfig(source="jsonl", path=str(path))
   with Workdir(tmp_path / "w", CONFIG) as workdir:
-    workdir.keep_corpus(corpus_fingerprint(config))
-    workdir.keep_corpus(corpus_fingerprint(config))
+    workdir.keep("corpus", corpus_fingerprint(config))
+    workdir.keep("corpus", corpus_fingerprint(config))
     with open(path, "a") as file:
       file.write('{"text": "b"}\n')
     with pytest.raises(ConfigError, match="not the one that the run in .* began with: x.jsonl"):
-      workdir.keep_corpus(corpus_fingerprint(config))
+      workdir.keep("corpus", corpus_fingerprint(config))
+    workdir.keep("reward model", {"runs/reward": "1"})
+    with pytest.raises(ConfigError, match="the reward model is not the one .* runs/reward differ"):
+      workdir.keep("reward model", {"runs/reward": "2"})
     (workdir.path / "corpus.json").unlink()  # as the sentence says
-    workdir.keep_corpus(corpus_fingerprint(config))
+    workdir.keep("corpus", corpus_fingerprint(config))

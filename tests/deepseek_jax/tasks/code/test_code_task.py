@@ -20,6 +20,7 @@ from deepseek_jax.tasks.code.cases import Assertions, Outputs, Values, called_fu
 from deepseek_jax.tasks.code.inside.calls import Opaque, decode, encode
 from deepseek_jax.tasks.code.judge import Outcome, Verdict, judge
 from deepseek_jax.tasks.code.sandbox import sandbox
+from deepseek_jax.tasks.gold import check_gold
 from deepseek_jax.tasks.isolated import Isolated
 from deepseek_jax.tasks.registry import load_task
 
@@ -128,7 +129,8 @@ def test_prompts_show_what_is_asked_and_not_what_is_expected(tmp_path, known):
     problem = load_task(f"code:{write(tmp_path, record)}@all").sample("train", 0, 0)
     for hidden in ("candidate", "isclose", "output", "[3, 1, 2]", "canonical"):
       assert hidden not in problem.prompt.replace("standard output", "")
-    assert "```python" in problem.prompt and problem.answer is None
+    assert "```python" in problem.prompt
+    assert problem.answer is None or problem.answer not in problem.prompt
 
 
 def test_the_forms_are_read(tmp_path, known):
@@ -138,6 +140,17 @@ def test_the_forms_are_read(tmp_path, known):
   assert data[1].functions == ("four",) and "import math" in data[1].setup
   assert data[2].cases == (("1 2\n", "3\n"), ("4 5", "9")), "the pickled ones too"
   assert json.loads(data[3].cases[1][0]) == [["a", None], 1]
+
+
+def test_solutions_of_a_file_are_what_its_verifier_is_checked_by(tmp_path, confined):
+  other = {**MBPP, "text": "Another.", "code": MBPP["code"].replace("4", "5")}
+  without = {**HUMAN_EVAL, "prompt": HUMAN_EVAL["prompt"] + "    # so\n", "canonical_solution": ""}
+  task = load_task(f"code:{write(tmp_path, HUMAN_EVAL, MBPP, other, without, STDIN, OURS)}@all")
+  found = check_gold(task, task.problems)
+  assert (found.problems, found.answered, found.accepted) == (6, 3, 2)
+  assert (found.form, found.controls, found.mistaken) == ("```python ANSWER ```", 3, 0)
+  (refused,) = found.refused
+  assert "Another" in refused, "its solution fails its tests"
 
 
 class Bomb:

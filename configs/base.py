@@ -168,6 +168,7 @@ RL = {
     "prompts": int,
     "group": int,
     "dynamic": int,
+    "turns": int,
     "max_new": int,
     "temperature": float,
     "updates": int,

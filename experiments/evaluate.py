@@ -3,15 +3,16 @@
   python -m experiments.evaluate --model=runs/r1 --benchmark=mini --out=runs/r1_eval
 
 --model is a workdir, a Hugging Face directory, a GGUF file or a model's name on the Hub, org/name
-or org/name@revision. --benchmark is a task (mini, countdown, chain_sum, reasoning_gym:DATASET,
-code:FILE.jsonl, [isolated:]package.module:name), a file of JSON lines {"prompt": ..., "answer":
-...}, or a dataset of --split: a directory, or org/name[@revision] of the Hub. It is asked in the
-model's own turns where it has them, unless --template says plain or r1_zero; every token that its
-files name ends an answer. --judge=exact compares a file's answers by their forms, math-verify also
-as mathematics. Each of --temperatures is measured: 0 once per problem, the others --samples times.
---out gets config.json, results.json, report.html and completions.jsonl. R1's published protocol is
---temperatures=0.6 --top_p=0.95 --samples=64 --max_new=32768. code:FILE.jsonl asks the held-out
-fifth of a file's programming problems, code:FILE.jsonl@all every one.
+or org/name@revision. --benchmark is a task (mini, countdown, chain_sum, guess, code:FILE.jsonl,
+reasoning_gym:DATASET, [isolated:]package.module:name), a file of JSON lines {"prompt": ...,
+"answer": ...}, or a dataset of --split: a directory, or org/name[@revision] of the Hub. It is asked
+in the model's own turns where it has them, unless --template says plain or r1_zero; every token
+that its files name ends an answer. --turns is how often the model may speak where a task answers.
+--judge=exact compares a file's answers by their forms, math-verify also as mathematics. Each of
+--temperatures is measured: 0 once per problem, the others --samples times. --out gets config.json,
+results.json, report.html and completions.jsonl. R1's published protocol is --temperatures=0.6
+--top_p=0.95 --samples=64 --max_new=32768. code:FILE.jsonl asks the held-out fifth of a file's
+programming problems, code:FILE.jsonl@all every one.
 """
 
 import dataclasses
@@ -35,6 +36,7 @@ from deepseek_jax.evaluate.report import Report, choose_exhibits, write_report
 from deepseek_jax.evaluate.results import write_results, write_text
 from deepseek_jax.paths import local_path
 from deepseek_jax.tasks.code.task import Code
+from deepseek_jax.tasks.environment import check_turns
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.tasks.task import Task
 from experiments import program
@@ -49,6 +51,7 @@ def main() -> None:
       raise ConfigError(f"--{name} is missing; give --model=DIR --benchmark=NAME|FILE --out=DIR.")
   start = time.monotonic()
   task = _task(FLAGS.benchmark)
+  check_turns(task, FLAGS.turns, "--turns")
   protocols = _protocols(task)
   model = api.load(FLAGS.model, FLAGS.stage)
   require(model.tokenizer is not None, f"{FLAGS.model} has no tokenizer to read prompts with.")
@@ -56,7 +59,8 @@ def main() -> None:
   template = FLAGS.template or own_form(model.tokenizer)
   protocols = [dataclasses.replace(protocol, template=template) for protocol in protocols]
   engine = SlotEngine(model.transformer, FLAGS.batch)
-  evaluations = evaluate_each(engine, model.weights, model.tokenizer, task, protocols)
+  context = model.config.max_context
+  evaluations = evaluate_each(engine, model.weights, model.tokenizer, task, protocols, context)
   _write(local_path(FLAGS.out), evaluations, time.monotonic() - start)
 
 
@@ -90,6 +94,7 @@ def _protocols(task: Task) -> list[Protocol]:
       temperature=temperature,
       top_p=FLAGS.top_p if temperature else 1.0,
       max_new=FLAGS.max_new,
+      turns=FLAGS.turns,
       judge=_judge(task),
       content=content,
       seed=FLAGS.seed,
@@ -141,7 +146,7 @@ def _write(out: Path, evaluations: Sequence[Evaluation], seconds: float) -> None
 
 _OWN = (
   *("model", "stage", "benchmark", "out", "problems", "samples", "temperatures", "top_p"),
-  *("max_new", "template", "judge", "split", "seed", "batch"),
+  *("max_new", "turns", "template", "judge", "split", "seed", "batch"),
 )
 
 if __name__ == "__main__":
@@ -153,7 +158,8 @@ if __name__ == "__main__":
   flags.DEFINE_integer("samples", 8, "Per problem.")
   flags.DEFINE_list("temperatures", ["0", "0.6", "1"], "Each is measured; 0 is greedy.")
   flags.DEFINE_float("top_p", 1.0, "Sample from the smallest set of tokens of this probability.")
-  flags.DEFINE_integer("max_new", 128, "Tokens of a completion at most.")
+  flags.DEFINE_integer("max_new", 128, "Tokens of a completion at most, of all turns.")
+  flags.DEFINE_integer("turns", 1, "Of the model at most, for a task that answers it.")
   flags.DEFINE_string("template", None, "turns, plain or r1_zero; turns where the model has them.")
   flags.DEFINE_enum(
     "judge", None, JUDGES, "Of a file's answers; math-verify where it is installed."

@@ -16,6 +16,7 @@ from deepseek_jax.data.conversation import (
   Prompt,
   begin_ids,
   chat_answer,
+  chat_further,
   chat_prompt,
   encode_on,
   has_turns,
@@ -25,7 +26,7 @@ from deepseek_jax.data.hf_tokenizer import HFTokenizer
 from deepseek_jax.data.records import whole_text
 from deepseek_jax.data.special_tokens import END_THINK, THINK
 from deepseek_jax.data.tokenizer import Tokenizer
-from deepseek_jax.tasks.templates import apply_template
+from deepseek_jax.tasks.templates import apply_further, apply_template
 
 PLAIN, TURNS = "plain", "turns"
 R1_SAMPLING = {"temperature": 0.6, "top_p": 0.95}  # 2501.12948, section 3
@@ -43,6 +44,20 @@ def ask(tokenizer: Tokenizer, question: str, form: str) -> Prompt:
     return text_prompt(tokenizer, apply_template(form, question))
   _require_turns(tokenizer)
   return chat_prompt(tokenizer, [{"role": "user", "content": question}])
+
+
+def ask_further(tokenizer: Tokenizer, text: str, form: str, before: Sequence[int]) -> Prompt:
+  """What asks `text` behind an answer: tokens to be appended to those `before`, as they were said.
+
+  In turns it is a user's message. ConfigError as by `ask`, or if the tokenizer cannot spell it.
+  """
+  text = whole_text(text)
+  if form == TURNS:
+    _require_turns(tokenizer)
+    assert isinstance(tokenizer, HFTokenizer)
+    return chat_further(tokenizer, text, before)
+  text = apply_further(form, text)
+  return Prompt(text, encode_on(tokenizer, text, before), text.rstrip().endswith(THINK))
 
 
 def learn(tokenizer: Tokenizer, question: str, answer: str, form: str) -> tuple[list[int], int]:

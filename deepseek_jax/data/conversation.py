@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.data.chat_template import DEEPSEEK, ChatTemplate
-from deepseek_jax.data.hf_tokenizer import HFTokenizer
+from deepseek_jax.data.hf_tokenizer import SAID, HFTokenizer
 from deepseek_jax.data.special_tokens import ASSISTANT, BOS, END_THINK, EOS, THINK, USER
 from deepseek_jax.data.tokenizer import Tokenizer
 
@@ -125,6 +125,24 @@ def chat_answer(
   return prompt, tokenizer.encode_on(rest.replace(cut, ""), prompt.tokens)
 
 
+def chat_further(tokenizer: HFTokenizer, text: str, before: Sequence[int]) -> Prompt:
+  """A user's message behind an answer, from the token that ended it to where the assistant speaks.
+
+  `before` are the tokens said so far, which stay as they are: a thought that a template would leave
+  out of a turn that is over is still read.
+  """
+  first = {"role": "user", "content": "1"}
+  turns = [first, {"role": "assistant", "content": SAID}, {"role": "user", "content": text}]
+  cut = _unused(turns)
+  marked = _rendered(tokenizer, _guarded(tokenizer, turns, cut), None)
+  _, found, behind = marked.partition(SAID)
+  require(found != "", "the chat template leaves out what was answered; ask with template plain.")
+  stops = tokenizer.stop_ids
+  end = tokenizer.spelling(next((i for i in tokenizer.turn_end if i in stops), tokenizer.eos_id))
+  blank, found, rest = behind.partition(end) if end else (behind, "", "")
+  return _prompt(tokenizer, rest if found and not blank.strip() else behind, cut, before)
+
+
 def encode_on(tokenizer: Tokenizer, text: str, before: Sequence[int]) -> list[int]:
   """Tokens of a text that goes on from those `before` it; see `HFTokenizer.encode_on`."""
   if isinstance(tokenizer, HFTokenizer) and before:
@@ -206,17 +224,19 @@ def _rendered(tokenizer: HFTokenizer, messages: Sequence[Message], think: bool |
   return _opening(template.render(messages, **variables), tokenizer, think)
 
 
-def _prompt(tokenizer: HFTokenizer, marked: str, cut: str) -> Prompt:
-  """The prompt that a text with marks in it is."""
+def _prompt(tokenizer: HFTokenizer, marked: str, cut: str, before: Sequence[int] = ()) -> Prompt:
+  """The prompt that a text with marks in it is, behind the tokens `before` it."""
   text = marked.replace(cut, "")
-  return Prompt(text, _encoded(tokenizer, marked, cut), text.rstrip().endswith(THINK))
+  return Prompt(text, _encoded(tokenizer, marked, cut, before), text.rstrip().endswith(THINK))
 
 
-def _encoded(tokenizer: HFTokenizer, marked: str, cut: str) -> list[int]:
+def _encoded(
+  tokenizer: HFTokenizer, marked: str, cut: str, before: Sequence[int] = ()
+) -> list[int]:
   """The tokens of a text, none of which lies on both sides of a mark."""
   tokens: list[int] = []
   for part in marked.split(cut):
-    tokens += encode_on(tokenizer, part, tokens)
+    tokens += encode_on(tokenizer, part, tokens or before)
   return tokens
 
 

@@ -24,7 +24,7 @@ TRAVELS = re.compile(
   r"|merges\.txt|chat_template\.(jinja|json)|(LICEN[CS]E|NOTICE|COPYING)[\w.-]*"
 )
 _SPECIAL = ("bos", "eos", "pad")
-_SAID = "aqzq"  # stands for an answer; no template writes it by itself
+SAID = "aqzq"  # stands for an answer; no template writes it by itself
 _BEFORE = ("\n", "a", ".", "Z")  # what a text may go on from that does not melt into it
 
 
@@ -97,12 +97,12 @@ class HFTokenizer:
     """What the template writes behind an answer, up to the next turn; empty without a template."""
     if self.template is None:
       return ()
-    turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": _SAID}]
+    turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": SAID}]
     try:
       text = self.template.render(turns, add_generation_prompt=False)
     except ConfigError:  # it refuses such a conversation, or cannot be used here at all
       return ()
-    _, found, behind = text.rpartition(_SAID)
+    _, found, behind = text.rpartition(SAID)
     return tuple(self.encode_on(behind)) if found else ()
 
   @functools.cached_property

@@ -45,6 +45,14 @@ def _sample_keys(
   )
 
 
+def turn_keys(keys_B: jax.Array, turn: int) -> jax.Array:
+  """The keys of a sample's later turns, 1 and on, in which tokens are counted anew.
+
+  They are folded from numbers that no token of the first turn has, see `token_keys`.
+  """
+  return jax.vmap(jax.random.fold_in, (0, None))(keys_B, np.uint32(2**32 - turn))
+
+
 def token_keys(keys_B: jax.Array, count_B: jax.Array) -> jax.Array:
   """The keys of each sample's token number `count_B`, counted from the end of the prompt."""
   return jax.vmap(jax.random.fold_in)(keys_B, count_B)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from deepseek_jax.config import require
-from deepseek_jax.data.asking import ask, spoken
-from deepseek_jax.data.conversation import Prompt, stop_ids
+from deepseek_jax.data.asking import ask
+from deepseek_jax.data.conversation import stop_ids
 from deepseek_jax.data.sources import fingerprint
 from deepseek_jax.data.tokenizer import Tokenizer
-from deepseek_jax.decode.engine import Engine, Samples, SamplingParams
+from deepseek_jax.decode.dialogue import Dialogue, converse, score_dialogues
+from deepseek_jax.decode.engine import Engine, SamplingParams
 from deepseek_jax.decode.sampling import sample_keys
 from deepseek_jax.evaluate import estimators
 from deepseek_jax.evaluate.answers import extract_answer, group_answers
@@ -22,8 +24,8 @@ from deepseek_jax.evaluate.figures import Figure, figure
 from deepseek_jax.evaluate.file_benchmark import FileBenchmark
 from deepseek_jax.evaluate.reflection import count_reflection
 from deepseek_jax.seeds import check_seed
+from deepseek_jax.tasks.environment import Exchange, check_turns
 from deepseek_jax.tasks.response import thought_of
-from deepseek_jax.tasks.scoring import score_each, tell_failures
 from deepseek_jax.tasks.task import Problem, Score, Split, Task
 from deepseek_jax.types import Weights
 
@@ -45,8 +47,9 @@ class Protocol:
   samples: int = 8  # per problem
   temperature: float = 1.0
   top_p: float = 1.0
-  max_new: int = 128
+  max_new: int = 128  # in all turns together
   template: str = "plain"  # a form of `asking.ask`
+  turns: int = 1  # of the model at most, where the task answers it
   judge: str = ""  # of a benchmark from a file, with its version; elsewhere the task judges
   content: str = ""  # a hash of the problems, where they come from a file: see `content_of`
   split: Split = "heldout"
@@ -57,6 +60,7 @@ class Protocol:
     check_seed("protocol.seed", self.seed)
     require(self.problems > 0, f"protocol.problems is {self.problems}; it must be positive.")
     require(self.samples > 0, f"protocol.samples is {self.samples}; it must be positive.")
+    require(self.turns > 0, f"protocol.turns is {self.turns}; it must be positive.")
     require(
       self.temperature > 0 or self.samples == 1,
       f"protocol.samples is {self.samples}; greedy samples are all alike, so it must be 1.",
@@ -69,6 +73,8 @@ class Protocol:
     for name in ("judge", "content"):
       if not fields[name]:
         del fields[name]
+    if self.turns == 1:
+      del fields["turns"]
     text = json.dumps(fields, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -112,7 +118,7 @@ class Evaluation:
 
   protocol: Protocol
   problems: tuple[Problem, ...]
-  texts: tuple[tuple[str, ...], ...]  # completions, by problem and sample
+  texts: tuple[tuple[str, ...], ...]  # completions, by problem and sample; of turns the last
   correct_PJ: np.ndarray  # float in [0, 1]
   format_PJ: np.ndarray
   language_PJ: np.ndarray  # share of the thought's words in the prompt's language
@@ -125,6 +131,7 @@ class Evaluation:
   failures: tuple[tuple[str, ...], ...] = ()  # why the verifier could not judge, see `Score`
   judges: tuple[tuple[str, ...], ...] = ()  # the rule that decided, likewise
   comparable: bool = True  # equal answers can be told from different ones
+  exchanges: tuple[tuple[Exchange, ...], ...] = ()  # what model and task said, likewise
 
   def figures(self, stage: str) -> list[Figure]:
     """All figures of this evaluation; pass@k for k = 1 and, from two samples on, all of them."""
@@ -187,6 +194,7 @@ class Evaluation:
           "prompt": problem.prompt,
           "sample": j,
           "completion": text,
+          **({"turns": list(self.exchanges[i][j])} if self.protocol.turns > 1 else {}),
           "correct": float(self.correct_PJ[i, j]),
           "tokens": int(self.lengths_PJ[i, j]),
           "truncated": bool(self.truncated_PJ[i, j]),
@@ -207,10 +215,18 @@ class Evaluation:
 
 
 def evaluate(
-  engine: Engine, weights: Weights, tokenizer: Tokenizer, task: Task, protocol: Protocol
+  engine: Engine,
+  weights: Weights,
+  tokenizer: Tokenizer,
+  task: Task,
+  protocol: Protocol,
+  context: int | None = None,
 ) -> Evaluation:
-  """Samples `protocol.samples` completions of each problem and judges them."""
-  return evaluate_each(engine, weights, tokenizer, task, [protocol])[0]
+  """Samples `protocol.samples` completions of each problem and judges them.
+
+  `context` is the model's, which exchanges in several turns must not exceed.
+  """
+  return evaluate_each(engine, weights, tokenizer, task, [protocol], context)[0]
 
 
 def evaluate_each(
@@ -219,14 +235,19 @@ def evaluate_each(
   tokenizer: Tokenizer,
   task: Task,
   protocols: Sequence[Protocol],
+  context: int | None = None,
 ) -> list[Evaluation]:
   """What `evaluate` gives for each protocol, from one call of the engine, up to rounding.
 
   Samples of one problem go in together, whatever their protocol, so that equal prompts are computed
-  once and the rows run empty only once. ConfigError where the protocols differ in their seed.
+  once and the rows run empty only once. ConfigError where the protocols differ in their seed or in
+  how turns are taken, or where the task takes none.
   """
-  seeds = {protocol.seed for protocol in protocols}
-  require(len(seeds) == 1, f"The protocols have the seeds {sorted(seeds)}; give all the same.")
+  first = protocols[0]
+  for name in ("seed", "turns", *(["template"] if first.turns > 1 else [])):
+    values = sorted({getattr(protocol, name) for protocol in protocols})
+    require(len(values) == 1, f"The protocols have the {name}s {values}; give all the same.")
+  check_turns(task, first.turns, "the protocol's turns")
   problems = [draw_problems(task, protocol) for protocol in protocols]
   rules = [_rule(protocol, tokenizer) for protocol in protocols]
   orders = sorted(
@@ -240,16 +261,21 @@ def evaluate_each(
     [ask(tokenizer, problem.prompt, protocol.template) for problem in drawn]
     for protocol, drawn in zip(protocols, problems, strict=True)
   ]
-  samples = engine.generate(
+  samples = converse(
+    engine,
     weights,
-    [asked[w][p].tokens for p, w, _ in orders],
+    task,
+    tokenizer,
+    [problems[w][p] for p, w, _ in orders],
+    [asked[w][p] for p, w, _ in orders],
     [rules[which] for which in whiches_B],
-    sample_keys(seeds.pop(), np.uint32(_STEP), places_B, numbers_B),
+    sample_keys(first.seed, np.uint32(_STEP), places_B, numbers_B),
+    first.template,
+    first.turns,
+    context,
   )
   return [
-    judge(
-      task, tokenizer, problems[w], asked[w], samples.take(np.flatnonzero(whiches_B == w)), protocol
-    )
+    judge(task, problems[w], [samples[i] for i in np.flatnonzero(whiches_B == w)], protocol)
     for w, protocol in enumerate(protocols)
   ]
 
@@ -287,29 +313,20 @@ def draw_problems(task: Task, protocol: Protocol) -> tuple[Problem, ...]:
 
 
 def judge(
-  task: Task,
-  tokenizer: Tokenizer,
-  problems: Sequence[Problem],
-  asked: Sequence[Prompt],
-  samples: Samples,
-  protocol: Protocol,
+  task: Task, problems: Sequence[Problem], samples: Sequence[Dialogue], protocol: Protocol
 ) -> Evaluation:
   """Scores samples that lie problem after problem, as they were asked, `protocol.samples` each."""
   shape = len(problems), protocol.samples
   owners = [problem for problem in problems for _ in range(protocol.samples)]
-  texts = [
-    spoken(asked[i // protocol.samples], tokenizer.decode(samples.answer(i)))
-    for i in range(len(samples))
-  ]
-  scores = score_each(task, owners, texts)
-  tell_failures(task.name, scores)
-  words = [count_reflection(thought_of(text)) for text in texts]
+  texts = [one.turns[-1] for one in samples]
+  scores = score_dialogues(task, samples)
+  words = [sum(map(count_reflection, map(thought_of, one.turns)), Counter()) for one in samples]
   said = _said(task, owners, texts, scores)
 
   def spread(values: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.asarray(values, np.float64).reshape(shape)
 
-  def by_problem(values: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+  def by_problem(values: Sequence[Any]) -> tuple[tuple[Any, ...], ...]:
     size = protocol.samples
     return tuple(tuple(values[i : i + size]) for i in range(0, len(values), size))
 
@@ -320,8 +337,8 @@ def judge(
     correct_PJ=spread([score.correct for score in scores]),
     format_PJ=spread([score.format for score in scores]),
     language_PJ=spread([score.language for score in scores]),
-    lengths_PJ=spread(samples.lengths_B),
-    truncated_PJ=spread(~samples.stopped_B),
+    lengths_PJ=spread([one.sampled for one in samples]),
+    truncated_PJ=spread([one.truncated for one in samples]),
     reflection_PJ=spread([count.total() for count in words]),
     waits_PJ=spread([count["wait"] for count in words]),
     checks_PJ=spread([count["check"] > 0 for count in words]),
@@ -329,6 +346,7 @@ def judge(
     failures=by_problem([score.failure for score in scores]),
     judges=by_problem([score.judge for score in scores]),
     comparable=getattr(task, "comparable", True),
+    exchanges=by_problem([tuple(one.said) for one in samples]),
   )
 
 

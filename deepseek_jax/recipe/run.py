@@ -36,6 +36,7 @@ from deepseek_jax.recipe.machinery import Machinery
 from deepseek_jax.recipe.record import Record, make_record, read_record
 from deepseek_jax.recipe.stages import Course, pretraining, reinforcement, samples_of, tuning
 from deepseek_jax.rl.rejection import rejection_sample
+from deepseek_jax.tasks.environment import check_turns, refuse_turns
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.train.checkpoint import Checkpointer, load_weights
 from deepseek_jax.train.loop import LoopConfig, Position, begin, train
@@ -52,6 +53,11 @@ class Run:
     self.config, self.directory = config, directory
     self.tokenizer = load_tokenizer(config.tokenizer)
     self.task = load_task(config.task)
+    refuse_turns(self.task, "the recipe of R1")
+    for node in GRAPH:
+      settings = getattr(config, node.stage)
+      if isinstance(settings, ReinforceStage):
+        check_turns(self.task, settings.rl.rollout.turns, f"{node.stage}.rl.rollout.turns")
     for name in ("teacher", "student"):
       vocab = getattr(config, name).vocab
       require(

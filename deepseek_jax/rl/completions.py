@@ -1,18 +1,24 @@
-"""Drawing completions of a task's problems from a model, and judging them."""
+"""Drawing completions of a task's problems from a model, and judging them.
+
+Of a task that answers (see `tasks/environment.py`) a completion is the whole exchange: what the
+model said in all its turns, and between them what the task replied, which it is not trained on.
+"""
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
 
 import numpy as np
 
 from deepseek_jax.config import require
-from deepseek_jax.data.asking import ask, spoken
+from deepseek_jax.data.asking import ask
 from deepseek_jax.data.conversation import stop_ids
 from deepseek_jax.data.tokenizer import Tokenizer
+from deepseek_jax.decode.dialogue import Dialogue, converse, score_dialogues
 from deepseek_jax.decode.engine import Engine, SamplingParams
 from deepseek_jax.decode.sampling import sample_keys
-from deepseek_jax.tasks.scoring import score_each, tell_failures
+from deepseek_jax.tasks.environment import Exchange
 from deepseek_jax.tasks.task import Problem, Score, Task
 from deepseek_jax.types import Weights
 
@@ -25,15 +31,30 @@ class Completion:
 
   problem: Problem
   prompt: list[int]
-  tokens: list[int]  # the stop token included
-  logprobs_T: np.ndarray  # float32, of the completion
+  tokens: list[int]  # stop tokens included, and replies
+  logprobs_T: np.ndarray  # float32, of the completion; 0 of replies
   experts_LTA: np.ndarray  # met by prompt and completion, -1 where unknown
   truncated: bool
-  text: str  # without the stop token, with the thought's opening where the prompt has it
+  text: str  # the model's, without stop tokens, with a thought's opening where the prompt has it
   score: Score
+  replies: tuple[tuple[int, int], ...] = ()  # from where to where in `tokens` the task's stand
+  exchange: Exchange = ()  # what model and task said in turns, of several
 
   def __len__(self) -> int:
     return len(self.prompt) + len(self.tokens)
+
+  @functools.cached_property
+  def sampled_T(self) -> np.ndarray:
+    """Which of the tokens are the model's."""
+    sampled_T = np.ones(len(self.tokens), bool)
+    for start, end in self.replies:
+      sampled_T[start:end] = False
+    return sampled_T
+
+  @property
+  def sampled(self) -> int:
+    """How many of the tokens are the model's."""
+    return int(self.sampled_T.sum())
 
 
 def training_problems(task: Task, first: int, count: int, seed: int) -> list[Problem]:
@@ -107,36 +128,41 @@ def draw(
   counter: tuple[int, int],
   template: str = "plain",
   place: int = 0,
+  turns: int = 1,
+  room: int | None = None,
 ) -> list[Completion]:
   """`group` samples of each problem, problem by problem.
 
   A sample depends on the weights, its problem, `counter` (seed, step), the problem's place (in
   `problems`, the first being number `place`) and its own number in the group, and on nothing else.
   What is drawn at one counter has places of its own. Every token that ends an answer
-  stops it, besides the stop tokens of `params`. `template` is a form of `asking.ask`.
+  stops it, besides the stop tokens of `params`. `template` is a form of `asking.ask`. For `turns`
+  and `room` see `converse`.
   """
   params = dataclasses.replace(params, stop=tuple({*params.stop, *stop_ids(tokenizer)}))
-  asked = [ask(tokenizer, p.prompt, template) for p in problems]
-  prompts = [prompt.tokens for prompt in asked for _ in range(group)]
-  places_B, numbers_B = np.divmod(np.arange(len(prompts)), group)
+  places_B, numbers_B = np.divmod(np.arange(len(problems) * group), group)
   keys_B = sample_keys(*counter, place + places_B, numbers_B)
-  drawn = engine.generate(weights, prompts, params, keys_B)
+  questions = [ask(tokenizer, p.prompt, template) for p in problems]
   owners = [problem for problem in problems for _ in range(group)]
-  texts = [
-    spoken(asked[i // group], tokenizer.decode(drawn.answer(i))) for i in range(len(prompts))
-  ]
-  scores = score_each(task, owners, texts)
-  tell_failures(task.name, scores)
-  return [
-    Completion(
-      problem=owners[i],
-      prompt=prompts[i],
-      tokens=drawn.completion(i),
-      logprobs_T=drawn.logprobs_BT[i, : drawn.lengths_B[i]],
-      experts_LTA=drawn.experts[i],
-      truncated=not drawn.stopped_B[i],
-      text=texts[i],
-      score=scores[i],
-    )
-    for i in range(len(prompts))
-  ]
+  asked = [question for question in questions for _ in range(group)]
+  drawn = converse(
+    engine, weights, task, tokenizer, owners, asked, params, keys_B, template, turns, room
+  )
+  scores = score_dialogues(task, drawn)
+  return [_completion(one, score) for one, score in zip(drawn, scores, strict=True)]
+
+
+def _completion(drawn: Dialogue, score: Score) -> Completion:
+  assert drawn.experts_LTA is not None  # of every engine that samples for training
+  return Completion(
+    problem=drawn.problem,
+    prompt=drawn.prompt,
+    tokens=drawn.tokens,
+    logprobs_T=drawn.logprobs_T,
+    experts_LTA=drawn.experts_LTA,
+    truncated=drawn.truncated,
+    text="\n".join(drawn.turns),
+    score=score,
+    replies=tuple(drawn.replies),
+    exchange=tuple(drawn.said),
+  )

@@ -25,6 +25,7 @@ from deepseek_jax.data.tokenizer import Tokenizer, same_tokens
 from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.rl.rejection import RejectionConfig, rejection_sample
+from deepseek_jax.tasks.environment import refuse_turns
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.train import distill, sft
 from deepseek_jax.train.loop import Position, StepFn
@@ -98,6 +99,7 @@ def run_distill(
   teacher = Transformer(config, job.compute)
   weights = jax.device_put(weights)
   if job.data.source == "problems":
+    refuse_turns(load_task(job.data.task), "distillation")
     with Workdir(directory, to_dict(job)) as workdir:
       path = workdir.path / "traces.jsonl"
       if not path.exists():

@@ -21,6 +21,7 @@ from deepseek_jax.rl.samples import SampleLog, SamplesConfig
 from deepseek_jax.rl.trainer import Reinforcement, RLConfig
 from deepseek_jax.seeds import check_seed
 from deepseek_jax.sharding import MeshConfig
+from deepseek_jax.tasks.environment import check_turns
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.tasks.task import Task
 from deepseek_jax.train import grpo
@@ -92,6 +93,7 @@ def run_grpo(
   """Reinforces, or goes on reinforcing, in the workdir `directory`; see `train.run.run_job`."""
   tokenizer = open_tokenizer(job.tokenizer)
   task, judge = load_task(job.task), open_judge(job.rl.rollout)  # before the workdir is claimed
+  check_turns(task, job.rl.rollout.turns, "rl.rollout.turns")
 
   def parts(
     model: Transformer, tx: optax.GradientTransformation, position: Position

@@ -37,10 +37,11 @@ def pack(
 ) -> tuple[RolloutBatch, int]:
   """The completions as a RolloutBatch of `shape` [M, B, T] and how many micro-batches hold any.
 
-  `advantage_N` and `weight_N` are those of every token of a completion; prompts are not trained
-  on. M * B must be no less than the number of completions. Reference log-probabilities are zero.
-  With `repeated`, the number of a prompt's last tokens that each completion has for itself (one,
-  and one more for each MTP module), neighbours of one prompt share the rest of it.
+  `advantage_N` and `weight_N` are those of every token of a completion that the model said; prompts
+  and replies are not trained on. M * B must be no less than the number of completions. Reference
+  log-probabilities are zero. With `repeated`, the number of a prompt's last tokens that each
+  completion has for itself (one, and one more for each MTP module), neighbours of one prompt share
+  the rest of it.
   """
   most, rows, width = shape
   blocks = _blocks(completions, width, repeated)
@@ -75,11 +76,12 @@ def pack(
       for i in block.members:
         own = root + SHARED * next(segments) if block.shared else root
         end = lay(row, start, i, slice(block.shared, None), own)
-        answer = slice(end - len(completions[i].tokens), end)
-        batch.loss_mask_BT[row, answer] = 1.0
-        advantage_BT[row, answer] = advantage_N[i]
-        weight_BT[row, answer] = weight_N[i]
-        logprob_BT[row, answer] = completions[i].logprobs_T
+        sampled_T = completions[i].sampled_T
+        place = end - len(sampled_T) + np.flatnonzero(sampled_T)
+        batch.loss_mask_BT[row, place] = 1.0
+        advantage_BT[row, place] = advantage_N[i]
+        weight_BT[row, place] = weight_N[i]
+        logprob_BT[row, place] = completions[i].logprobs_T[sampled_T]
         start = end
 
   def split(x_BT: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from deepseek_jax.config import require
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import Engine, SamplingParams
 from deepseek_jax.rl.completions import Completion, draw, training_problems
+from deepseek_jax.tasks.environment import refuse_turns
 from deepseek_jax.tasks.task import Task
 from deepseek_jax.types import Weights
 
@@ -64,7 +65,11 @@ def rejection_sample(
   seed: int,
   first: int = 0,
 ) -> Selection:
-  """Samples training problems `first` and on, and selects; a function of its arguments alone."""
+  """Samples training problems `first` and on, and selects; a function of its arguments alone.
+
+  ConfigError for a task in several turns: what is kept is learnt from as one answer to a question.
+  """
+  refuse_turns(task, "rejection sampling")
   problems = training_problems(task, first, config.prompts, seed)
   params = SamplingParams(max_new=config.max_new, temperature=config.temperature)
   drawn = draw(

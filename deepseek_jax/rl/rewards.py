@@ -130,7 +130,7 @@ def _learned(
 
 def _value(one: Completion, part: str, config: RewardConfig, longest: int) -> float:
   """A part of one completion's reward, without its weight."""
-  length, right = len(one.tokens), one.score.correct >= 1
+  length, right = one.sampled, one.score.correct >= 1
   match part:
     case "overlong":
       return overlong(length, one.truncated, longest, config.overlong.buffer)

@@ -26,7 +26,7 @@ from deepseek_jax.rl.advantages import (
 from deepseek_jax.rl.completions import Completion, draw, fitting_problems
 from deepseek_jax.rl.packing import pack
 from deepseek_jax.rl.rewards import Judge, RewardConfig, Rewards, Transform, joined, rewards
-from deepseek_jax.rl.statistics import statistics
+from deepseek_jax.rl.statistics import statistics, turn_statistics
 from deepseek_jax.tasks.task import Task
 from deepseek_jax.types import RolloutBatch, Weights
 
@@ -44,18 +44,19 @@ class RolloutConfig:
   prompts: int = 32
   group: int = 8  # samples per prompt
   dynamic: int = 0  # further rounds of as many prompts at most, for groups of one mind
-  max_new: int = 128
+  turns: int = 1  # of the model at most, where the task answers it: see tasks/environment.py
+  max_new: int = 128  # tokens sampled, in all turns together
   temperature: float = 1.0
   updates: int = 2  # parts of a rollout, each one update; groups stay whole
   rows: int = 16  # of a micro-batch; an update takes as many micro-batches as it needs
-  width: int = 160  # tokens of a row
+  width: int = 160  # tokens of a row, in which a prompt, its sample and all replies must fit
   share_prompts: bool = False  # of samples in one row: less to compute, wants wide rows
   template: str = "plain"  # of the prompts: see tasks/templates.py
   reward: RewardConfig = RewardConfig()
   advantage: AdvantageConfig = AdvantageConfig()
 
   def __post_init__(self) -> None:
-    for name in ("prompts", "max_new", "updates", "rows", "width"):
+    for name in ("prompts", "turns", "max_new", "updates", "rows", "width"):
       value = getattr(self, name)
       require(value > 0, f"rollout.{name} is {value}; it must be positive.")
     require(self.dynamic >= 0, f"rollout.dynamic is {self.dynamic}; it must not be negative.")
@@ -72,6 +73,11 @@ class RolloutConfig:
       self.max_new < self.width,
       f"rollout.max_new is {self.max_new}; it must be below rollout.width, {self.width}, which "
       "holds the prompt as well.",
+    )
+    require(
+      self.turns == 1 or not self.reward.learned.weight,
+      f"rollout.turns is {self.turns}, but a reward model reads one answer to one question; make "
+      "it 1, or reward.learned.weight 0.",
     )
     self.reward.check(self.max_new, self.advantage.truncated)
 
@@ -151,7 +157,9 @@ def roll_out(
     completions=completions,
     rewards=judged,
     advantages=advantages,
-    report=statistics(completions, judged, advantages) | _drawn(rounds, config, advantages),
+    report=statistics(completions, judged, advantages)
+    | (turn_statistics(completions) if config.turns > 1 else {})
+    | _drawn(rounds, config, advantages),
   )
 
 
@@ -187,6 +195,8 @@ def _round(
     (seed, iteration),
     config.template,
     place=number * config.prompts,
+    turns=config.turns,
+    room=config.width,
   )
   judged = rewards(completions, config.group, config.reward, config.max_new, judge)
   if transform is not None:
@@ -217,7 +227,7 @@ def _cut(
     if not chosen:
       continue
     part = [completions[b * config.group + j] for b, j in chosen]
-    lengths_N = np.array([len(c.tokens) for c in part])
+    lengths_N = np.array([c.sampled for c in part])
     weight_N = token_weights(lengths_N, config.advantage.normalisation, config.max_new)
     advantage_N = np.array([advantages.advantage_BJ[b, j] for b, j in chosen])
     updates.append(Update(*pack(part, advantage_N, weight_N, config.shape, pad_id, repeated)))

@@ -74,7 +74,10 @@ def _line(record: dict[str, Any]) -> str:
 
 
 def _records(rollout: Rollout, count: int) -> list[dict[str, Any]]:
-  """Prompt, text, the parts of the reward, their weighted sum, and the advantage it came to."""
+  """Prompt, text, the parts of the reward, their weighted sum, and the advantage it came to.
+
+  Of several turns also what was said in each, by the model and the task.
+  """
   total_BJ = rollout.rewards.total_BJ
   groups, group = total_BJ.shape
   records = []
@@ -84,7 +87,8 @@ def _records(rollout: Rollout, count: int) -> list[dict[str, Any]]:
       {
         "prompt": one.problem.prompt,
         "text": one.text,
-        "tokens": len(one.tokens),
+        **({"turns": list(one.exchange)} if len(one.exchange) > 1 else {}),
+        "tokens": one.sampled,
         "truncated": one.truncated,
         "parts": {n: _rounded(x_BJ[b, 0]) for n, x_BJ in rollout.rewards.parts.items()},
         "reward": _rounded(total_BJ[b, 0]),

@@ -17,7 +17,7 @@ def statistics(
 
   A verifier's figures go by their own names, used or not; another part's mean is `reward_PART`.
   """
-  lengths = [len(c.tokens) for c in completions]
+  lengths = [c.sampled for c in completions]
   return {
     "reward": float(rewards.total_BJ.mean()),
     "correct": float(np.mean([c.score.correct for c in completions])),
@@ -32,6 +32,14 @@ def statistics(
     **{
       f"unjudged_{kind}": float(n) for kind, n in failures([c.score for c in completions]).items()
     },
+  }
+
+
+def turn_statistics(completions: Sequence[Completion]) -> dict[str, float]:
+  """Of exchanges: turns of the model, and tokens of the task's replies, means over all samples."""
+  return {
+    "turns": float(np.mean([1 + len(c.replies) for c in completions])),
+    "reply_tokens": float(np.mean([len(c.tokens) - c.sampled for c in completions])),
   }
 
 

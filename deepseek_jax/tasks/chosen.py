@@ -14,8 +14,9 @@ from typing import Any
 
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.paths import local_path
-from deepseek_jax.tasks.scoring import score_each
-from deepseek_jax.tasks.task import Problem, Score, Split, Task, stream
+from deepseek_jax.tasks.environment import Exchange, Reply, reply_each
+from deepseek_jax.tasks.scoring import score_each, score_exchanges
+from deepseek_jax.tasks.task import Problem, Score, Split, Task, stream, takes_turns
 
 _ALL = "@all"
 _FIELDS = {"task": str, "seed": int, "index": int, "key": str}
@@ -51,6 +52,21 @@ class Chosen:
   def score_each(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Score]:
     """See `scoring.score_each`."""
     return score_each(self.task, problems, texts)
+
+  @property
+  def takes_turns(self) -> bool:
+    """See `task.takes_turns`."""
+    return takes_turns(self.task)
+
+  def reply_each(self, problems: Sequence[Problem], exchanges: Sequence[Exchange]) -> list[Reply]:
+    """See `environment.reply_each`."""
+    return reply_each(self.task, problems, exchanges)
+
+  def score_exchanges(
+    self, problems: Sequence[Problem], exchanges: Sequence[Exchange]
+  ) -> list[Score]:
+    """See `scoring.score_exchanges`."""
+    return score_exchanges(self.task, problems, exchanges)
 
 
 def load_chosen(name: str, load: Callable[[str], Task]) -> Chosen:

@@ -4,13 +4,15 @@ import bisect
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from deepseek_jax.config import require
 from deepseek_jax.tasks.chain_sum import ChainSum
 from deepseek_jax.tasks.countdown import Countdown
-from deepseek_jax.tasks.scoring import score_each
-from deepseek_jax.tasks.task import Problem, Score, Split, Task, fraction
+from deepseek_jax.tasks.environment import Exchange, Reply, reply_each
+from deepseek_jax.tasks.scoring import score_each, score_exchanges
+from deepseek_jax.tasks.task import Problem, Score, Split, Task, fraction, takes_turns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +48,37 @@ class Mixture:
 
   def score_each(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Score]:
     """Judges by the problems' own tasks, each of which gets all of its problems at once."""
-    scores: dict[int, Score] = {}
+    return self._by_task(score_each, problems, texts)
+
+  @property
+  def takes_turns(self) -> bool:
+    """See `task.takes_turns`: whether any of the tasks does."""
+    return any(map(takes_turns, self.tasks))
+
+  def reply_each(self, problems: Sequence[Problem], exchanges: Sequence[Exchange]) -> list[Reply]:
+    """Replies of the problems' own tasks; those that answer nothing have said all."""
+    return self._by_task(_reply_each, problems, exchanges)
+
+  def score_exchanges(
+    self, problems: Sequence[Problem], exchanges: Sequence[Exchange]
+  ) -> list[Score]:
+    """Judges by the problems' own tasks, as `score_each` does."""
+    return self._by_task(score_exchanges, problems, exchanges)
+
+  def _by_task(
+    self,
+    call: Callable[[Task, Sequence[Problem], Sequence[Any]], list[Any]],
+    problems: Sequence[Problem],
+    said: Sequence[Any],
+  ) -> list[Any]:
+    """What `call` gives for each problem, task by task."""
+    found: dict[int, Any] = {}
     owners = [self._task_of(problem) for problem in problems]
     for task in self.tasks:
       places = [i for i, owner in enumerate(owners) if owner is task]
-      judged = score_each(task, [problems[i] for i in places], [texts[i] for i in places])
-      scores.update(zip(places, judged, strict=True))
-    return [scores[i] for i in range(len(problems))]
+      results = call(task, [problems[i] for i in places], [said[i] for i in places])
+      found.update(zip(places, results, strict=True))
+    return [found[i] for i in range(len(problems))]
 
   def _task_of(self, problem: Problem) -> Task:
     for task in self.tasks:
@@ -61,6 +87,14 @@ class Mixture:
     raise ValueError(
       f"the problem {problem.key!r} is of task {problem.task!r}, not of this mixture"
     )
+
+
+def _reply_each(
+  task: Task, problems: Sequence[Problem], exchanges: Sequence[Exchange]
+) -> list[Reply]:
+  if not takes_turns(task):
+    return [Reply()] * len(problems)
+  return reply_each(task, problems, exchanges)
 
 
 def mini_mixture() -> Mixture:

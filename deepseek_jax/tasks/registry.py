@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 from deepseek_jax.config import ConfigError
 from deepseek_jax.tasks.arithmetic import Arithmetic
@@ -9,6 +10,7 @@ from deepseek_jax.tasks.chain_sum import ChainSum
 from deepseek_jax.tasks.chosen import Chosen, load_chosen
 from deepseek_jax.tasks.code.task import Code, load_code
 from deepseek_jax.tasks.countdown import Countdown
+from deepseek_jax.tasks.guess import Guess
 from deepseek_jax.tasks.isolated import Isolated
 from deepseek_jax.tasks.mixture import mini_mixture, tiny_mixture
 from deepseek_jax.tasks.reasoning_gym import ReasoningGym
@@ -21,6 +23,7 @@ BUILT_IN: dict[str, Callable[[], Task]] = {
   "countdown": Countdown,
   "chain_sum": ChainSum,
   "arithmetic": Arithmetic,
+  "guess": Guess,
 }
 _FORMS = (
   f"{', '.join(BUILT_IN)}, reasoning_gym:DATASET, code:FILE.jsonl, "
@@ -32,12 +35,12 @@ def load_task(spec: str) -> Task:
   """The task called `spec`.
 
   Args:
-    spec: `mini`, `tiny`, `countdown`, `chain_sum`, `arithmetic`; `reasoning_gym:DATASET` for any
-      dataset of reasoning-gym; `code:FILE.jsonl` for programming problems, see
-      `code/problem_file.py`; `chosen:FILE.jsonl` for what a preflight chose, see `chosen.py`; or
-      `package.module:name`, a task object or a class or function that makes one, whose verifier
-      runs in processes of its own after `isolated:`. Tasks of ours and of reasoning-gym take their
-      own settings in brackets: `chain_sum(min_terms=2, max_terms=3)`.
+    spec: a name in BUILT_IN; `reasoning_gym:DATASET` for any dataset of reasoning-gym;
+      `code:FILE.jsonl` for programming problems, see `code/problem_file.py`; `chosen:FILE.jsonl`
+      for what a preflight chose, see `chosen.py`; or `package.module:name`, a task object or a
+      class or function that makes one, whose verifier runs in processes of its own after
+      `isolated:`. Tasks of ours and of reasoning-gym take their own settings in brackets:
+      `chain_sum(min_terms=2, max_terms=3)`.
 
   Raises:
     ConfigError: there is no such task, or it has not the methods of one.
@@ -71,15 +74,15 @@ def _is_built_in(spec: str) -> bool:
   return spec.partition("(")[0].strip() in BUILT_IN
 
 
-def figures_of(spec: str) -> Callable[[Problem, str], tuple[float, float, float]]:
-  """What a process of its own calls for `isolated.Isolated`: the figures of the task's score."""
+def calls_of(spec: str) -> Callable[[str, Problem, Any], Any]:
+  """What a process of its own calls for `isolated.Isolated`: a reply, or the figures of a score."""
   task = load_task(spec)
 
-  def figures(problem: Problem, text: str) -> tuple[float, float, float]:
-    score = task.score(problem, text)
-    return score.correct, score.format, score.language
+  def call(method: str, problem: Problem, said: Any) -> Any:
+    value = getattr(task, method)(problem, said)
+    return value if method == "reply" else (value.correct, value.format, value.language)
 
-  return figures
+  return call
 
 
 def _user_task(spec: str, module_name: str, attribute: str) -> Task:

@@ -2,25 +2,40 @@
 
 The kinds of failure: `error` (it raised), `range` (no figure in [0, 1]), and of those in processes
 of their own `time`, `memory`, `output`, `refused` (it wanted more than to compute) and `died`; of
-programs `infrastructure` (the sandbox or the tests failed, again and again, and not the program).
+programs `infrastructure` (the sandbox or the tests failed, again and again, and not the program);
+of exchanges `environment` (the task's reply failed, by one of these kinds).
 """
 
 import collections
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from deepseek_jax.config import ConfigError
-from deepseek_jax.tasks.task import Problem, Score, Task
+from deepseek_jax.tasks.task import Problem, Score, Task, takes_turns
 
 _FIGURES = ("correct", "format", "language")
 
 
 def score_each(task: Task, problems: Sequence[Problem], texts: Sequence[str]) -> list[Score]:
   """The score of each text for the problem beside it; zeros and a `failure` where there is none."""
-  scores = _together(task, problems, texts)
+  scores = _together(task, "score_each", problems, texts)
   if scores is None:
-    scores = [_attempt(task, p, t) for p, t in zip(problems, texts, strict=True)]
+    scores = [_attempt(task.score, p, t) for p, t in zip(problems, texts, strict=True)]
+  return [_sound(score) for score in scores]
+
+
+def score_exchanges(
+  task: Task, problems: Sequence[Problem], exchanges: Sequence[tuple[str, ...]]
+) -> list[Score]:
+  """The score of each exchange (see `environment.py`), as in `score_each`."""
+  scores = _together(task, "score_exchanges", problems, exchanges) if takes_turns(task) else None
+  if scores is None:
+    judge = getattr(task, "score_exchange", None) if takes_turns(task) else None
+    if judge is None:
+      return score_each(task, problems, [said[-1] for said in exchanges])
+    scores = [_attempt(judge, p, said) for p, said in zip(problems, exchanges, strict=True)]
   return [_sound(score) for score in scores]
 
 
@@ -50,22 +65,24 @@ def tell_failures(name: str, scores: Sequence[Score]) -> None:
   )
 
 
-def _together(task: Task, problems: Sequence[Problem], texts: Sequence[str]) -> list[Score] | None:
-  """The scores by the task's own `score_each`; None if it has none, or fails."""
-  many = getattr(task, "score_each", None)
+def _together(
+  task: Task, method: str, problems: Sequence[Problem], said: Sequence[Any]
+) -> list[Score] | None:
+  """The scores by the task's own method for many; None if it has none, or fails."""
+  many = getattr(task, method, None)
   try:
-    scores = None if many is None else list(many(problems, texts))
+    scores = None if many is None else list(many(problems, said))
   except ConfigError:
     raise
   except Exception:  # one of the texts is the reason, and is found one by one
     return None
-  return scores if scores is not None and len(scores) == len(texts) else None
+  return scores if scores is not None and len(scores) == len(said) else None
 
 
-def _attempt(task: Task, problem: Problem, text: str) -> Score:
-  """The task's score, whatever it does to fail."""
+def _attempt(judge: Callable[[Problem, Any], Score], problem: Problem, said: Any) -> Score:
+  """The judge's score, whatever it does to fail."""
   try:
-    return task.score(problem, text)
+    return judge(problem, said)
   except (Exception, SystemExit) as error:
     return failed(f"error: {type(error).__name__}: {error}"[:300])
 

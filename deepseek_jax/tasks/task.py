@@ -12,6 +12,8 @@ A user's own task is any object with `name`, `sample` and `score` (see `registry
     def score(self, problem, text):
       ...
       return Score(correct=1.0, format=1.0, language=1.0)
+
+A task may also answer what a model says and have it go on: see `environment.py`.
 """
 
 import dataclasses
@@ -75,6 +77,15 @@ class Task(Protocol):
     whose answers cannot be counted as equal or different, a `comparable` that is False.
     """
     ...
+
+
+def takes_turns(task: Task) -> bool:
+  """Whether a task answers what a model says (see `environment.py`).
+
+  One that stands for others says so itself, by an attribute of this name.
+  """
+  said = getattr(task, "takes_turns", None)
+  return callable(getattr(task, "reply", None)) if said is None else bool(said)
 
 
 def stream(seed: int, *counter: str | int) -> random.Random:

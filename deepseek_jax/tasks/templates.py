@@ -13,9 +13,20 @@ TEMPLATES = {
     "here </think> <answer> answer here </answer>. User: {question}. Assistant:"
   ),
 }
+# What is asked further, behind an answer.
+FURTHER = {"plain": "{question}", "r1_zero": " User: {question}. Assistant:"}
 
 
 def apply_template(name: str, question: str) -> str:
   """The prompt that asks `question`; ConfigError names the templates there are."""
-  require(name in TEMPLATES, f"template {name!r} is unknown; use {', '.join(TEMPLATES)}.")
-  return TEMPLATES[name].replace("{question}", question)
+  return _filled(TEMPLATES, name, question)
+
+
+def apply_further(name: str, question: str) -> str:
+  """What puts a further `question` behind an answer; ConfigError as `apply_template`."""
+  return _filled(FURTHER, name, question)
+
+
+def _filled(templates: dict[str, str], name: str, question: str) -> str:
+  require(name in templates, f"template {name!r} is unknown; use {', '.join(templates)}.")
+  return templates[name].replace("{question}", question)

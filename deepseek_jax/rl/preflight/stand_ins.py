@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,8 @@ import numpy as np
 
 from deepseek_jax.decode.engine import Samples
 from deepseek_jax.model.transformer import Transformer, forward
-from deepseek_jax.tasks.scoring import score_each
+from deepseek_jax.tasks.environment import Exchange, Reply, reply_each
+from deepseek_jax.tasks.scoring import score_each, score_exchanges
 from deepseek_jax.tasks.task import Problem, Score, Split, Task
 from deepseek_jax.types import Weights
 
@@ -28,7 +29,7 @@ class Rewards:
 
 @dataclasses.dataclass
 class Timed:
-  """A task whose judging is timed; else it is the task."""
+  """A task whose judging and replies are timed; else it is the task."""
 
   task: Task
   seconds: float = 0.0
@@ -38,10 +39,23 @@ class Timed:
 
   def score_each(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Score]:
     """See `scoring.score_each`."""
+    return self._timed(score_each, problems, texts)
+
+  def score_exchanges(
+    self, problems: Sequence[Problem], exchanges: Sequence[Exchange]
+  ) -> list[Score]:
+    """See `scoring.score_exchanges`."""
+    return self._timed(score_exchanges, problems, exchanges)
+
+  def reply_each(self, problems: Sequence[Problem], exchanges: Sequence[Exchange]) -> list[Reply]:
+    """See `environment.reply_each`."""
+    return self._timed(reply_each, problems, exchanges)
+
+  def _timed(self, call: Callable[..., list[Any]], *given: Sequence[Any]) -> list[Any]:
     began = time.monotonic()
-    scores = score_each(self.task, problems, texts)
+    found = call(self.task, *given)
     self.seconds += time.monotonic() - began
-    return scores
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

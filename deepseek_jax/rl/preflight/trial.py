@@ -33,6 +33,7 @@ from deepseek_jax.rl.rollout import Rollout, Update
 from deepseek_jax.rl.trainer import Reinforcement, RLConfig
 from deepseek_jax.seeds import random_key
 from deepseek_jax.sharding import make_mesh, shard_batch
+from deepseek_jax.tasks.environment import check_turns
 from deepseek_jax.tasks.gold import Gold, check_gold
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.tasks.scoring import failures
@@ -93,6 +94,7 @@ def try_job(job: GRPOJob, problems: int | None = None) -> tuple[Headroom, Trial 
     f"--preflight_prompts is {problems}; give at least {_UPDATED}, one for each of two rollouts.",
   )
   tokenizer, task = open_tokenizer(job.tokenizer), load_task(job.task)
+  check_turns(task, job.rl.rollout.turns, "rl.rollout.turns")
   require(
     tokenizer.vocab_size <= job.model.vocab,
     f"model.vocab is {job.model.vocab}, but the tokenizer has {tokenizer.vocab_size} ids.",
@@ -222,7 +224,7 @@ def _by_problem(completions: Sequence[Completion], group: int) -> dict[str, np.n
     "format_PJ": spread([c.score.format for c in completions]),
     "language_PJ": spread([c.score.language for c in completions]),
     "truncated_PJ": spread([c.truncated for c in completions]),
-    "lengths_PJ": spread([len(c.tokens) for c in completions]),
+    "lengths_PJ": spread([c.sampled for c in completions]),
   }
 
 

@@ -73,7 +73,7 @@ def count(
     sampled = int(sum(row["sampled_tokens"] for row in rows))
     entry.tokens_sampled += sampled
     entry.sample_flops += sampled * sample_flops
-    entry.tokens_trained = int(sum(row["trained_tokens"] for row in rows))
+    entry.tokens_trained = int(sum(row.get("trained_tokens", 0) for row in rows))
     context = settings.rl.rollout.width / 4
   else:
     entry.tokens_trained = entry.steps * settings.batch * settings.length

@@ -114,7 +114,7 @@ class Summary:
       low, high = gain["ci95"]
       sure = "" if low <= 0 <= high else "  *"
       rows.append(
-        f"{gain['stage']:<13}{gain['metric']:<26}{gain['benchmark']:<26}"
+        f"{gain['stage']:<13}{gain['metric']:<26}{gain['benchmark']:<26} "
         f"{gain['value']:+.3f} [{low:+.3f}, {high:+.3f}]{sure}"
       )
     return "\n".join(["gains, paired over problems (*: the interval excludes zero)", *rows])

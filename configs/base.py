@@ -135,6 +135,7 @@ REJECTION = {
   "max_new": int,
   "temperature": float,
   "template": str,
+  "format": float,
   "language": float,
   "repeated": float,
 }

@@ -1,4 +1,8 @@
-"""What the R1 configs are small differences from: every field of the recipe, unset."""
+"""What the R1 configs are small differences from: every field of the recipe, unset.
+
+`init` in a stage's section puts a model from outside in its place, whose `tokenizer` is its own
+unless it brings none; `stages` names those there shall be (see deepseek_jax/recipe/resolve.py).
+"""
 
 from typing import Any
 
@@ -16,6 +20,16 @@ PRETRAIN_STAGE = {
   "mtp": tuple,
   "bias_speed": float,
   "balance_weight": float,
+  "task": str,
+  "tokenizer": str,
+  "init": str,
+}
+WRITTEN = {
+  "path": str,
+  "share": float,
+  "split": str,
+  "prompt_field": str,
+  "text_field": str,
 }
 TUNE_STAGE = {
   "samples": base.REJECTION,
@@ -27,8 +41,23 @@ TUNE_STAGE = {
   "mtp_weight": float,
   "bias_speed": float,
   "balance_weight": float,
+  "start": str,
+  "source": str,
+  "task": str,
+  "template": str,
+  "traces": WRITTEN,
+  "general": WRITTEN,
+  "init": str,
+  "tokenizer": str,
 }
-REINFORCE_STAGE = {"iterations": int, "rl": base.RL}
+REINFORCE_STAGE = {
+  "iterations": int,
+  "rl": base.RL,
+  "start": str,
+  "task": str,
+  "init": str,
+  "tokenizer": str,
+}
 R1 = {
   "teacher": base.MODEL,
   "student": base.MODEL,
@@ -47,10 +76,12 @@ R1 = {
   "optimizer": base.OPTIMIZER,
   "compute": base.COMPUTE,
   "mesh": base.MESH,
-  "evaluation": {"problems": int, "samples": int, "max_new": int},
+  "evaluation": {"problems": int, "samples": int, "max_new": int, "template": str},
   "engine_batch": int,
   "log_every": int,
   "save_every": int,
+  "price_per_device_hour": float,
+  "stages": str,
 }
 
 

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,11 +19,11 @@ import numpy as np
 
 from deepseek_jax import compilation
 from deepseek_jax.by_name import model_path
-from deepseek_jax.config import ComputeConfig, ConfigError, ModelConfig, from_dict, require
+from deepseek_jax.config import ComputeConfig, ConfigError, ModelConfig, require
 from deepseek_jax.data.asking import sampling
 from deepseek_jax.data.conversation import Message, chat_prompt, stop_ids, text_prompt
 from deepseek_jax.data.records import whole_text
-from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
+from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import SamplingParams, SlotEngine
 from deepseek_jax.decode.given import items, number, texts_or_tokens, whole
 from deepseek_jax.decode.reply import Reply, ReplyStream
@@ -34,11 +33,10 @@ from deepseek_jax.evaluate import charts
 from deepseek_jax.hub.safetensors import is_pretrained, save_pretrained
 from deepseek_jax.model import transformer
 from deepseek_jax.paths import local_path
-from deepseek_jax.recipe.graph import GRAPH, Node
+from deepseek_jax.recipe.stored import load_stage
 from deepseek_jax.recipe.view import Picture, RunView, read_run
 from deepseek_jax.rl.reward_model import load_reward_model
-from deepseek_jax.train.checkpoint import load_weights
-from deepseek_jax.train.start import load_stored, require_fit
+from deepseek_jax.train.start import load_stored
 from deepseek_jax.train.workdir import read_config
 from deepseek_jax.types import Params, Weights
 
@@ -275,33 +273,14 @@ def load(
     require(not stage, f"{folder} holds one model, not stages; leave out stage {stage!r}.")
     config, weights, tokenizer = load_stored(folder, dtype=dtype)
     return Model(config, jax.device_put(weights), tokenizer, compute)
-  values = read_config(folder)
-  node = _finished_stage(folder, stage)
-  config = from_dict(ModelConfig, values[node.model], f"{folder}: {node.model}")
-  weights = load_weights(folder / "checkpoints" / node.stage)
-  require_fit(config, weights, folder)
-  return Model(config, jax.device_put(weights), load_tokenizer(values["tokenizer"]), compute)
+  config, weights, tokenizer = load_stage(folder, stage)
+  return Model(config, jax.device_put(weights), tokenizer, compute)
 
 
 def _whole(message: Any) -> Any:
   """A message without halves of characters; what is no message stays as it is."""
   content = message.get("content") if isinstance(message, dict) else None
   return {**message, "content": whole_text(content)} if isinstance(content, str) else message
-
-
-def _finished_stage(folder: Path, stage: str) -> Node:
-  """The node of the recipe's stage to load."""
-  names = [node.stage for node in GRAPH]
-  require(not stage or stage in names, f"stage {stage!r} is none of {', '.join(names)}.")
-  finished = [node for node in GRAPH if (folder / "stages" / f"{node.stage}.json").is_file()]
-  if stage:
-    found = [node for node in finished if node.stage == stage]
-  else:
-    found = [node for node in finished if node.model == "teacher"]
-  if not found:
-    done = ", ".join(node.stage for node in finished) or "none"
-    raise ConfigError(f"{folder} has not finished {stage or 'a stage'} yet; finished: {done}.")
-  return found[-1]
 
 
 @functools.cache

@@ -8,26 +8,22 @@ from typing import Any
 
 import jax
 
-from deepseek_jax.config import from_dict, to_dict
 from deepseek_jax.hub.safetensors import save_pretrained
+from deepseek_jax.paths import local_path
 from deepseek_jax.recipe.clock import Clock
-from deepseek_jax.recipe.config import R1Config
-from deepseek_jax.recipe.graph import GRAPH, Node
+from deepseek_jax.recipe.config import GivenStage, R1Config, TuneStage
+from deepseek_jax.recipe.graph import STAGES, Node
+from deepseek_jax.recipe.lessons import written_fingerprint
 from deepseek_jax.recipe.record import Record
+from deepseek_jax.recipe.resolve import r1_config
 from deepseek_jax.recipe.run import Run
 from deepseek_jax.recipe.summary import Summary
-from deepseek_jax.train.start import resolve_model
 from deepseek_jax.train.workdir import FREE_FIELDS, Workdir
 
-FREE = (*FREE_FIELDS, "save_every", "log_every")
+FREE = (*FREE_FIELDS, "save_every", "log_every", "price_per_device_hour")
 _EXPORTED = ("r1", "distilled")
 
-
-def r1_config(values: Mapping[str, Any]) -> R1Config:
-  """The job of a config's values; fields that are not among them have their defaults."""
-  given = dict(values)
-  models = {name: resolve_model(given.pop(name, {})) for name in ("teacher", "student")}
-  return from_dict(R1Config, {**given, **models})
+__all__ = ["facts", "r1_config", "run_r1"]
 
 
 def run_r1(config: R1Config, directory: str | Path) -> Summary:
@@ -38,8 +34,9 @@ def run_r1(config: R1Config, directory: str | Path) -> Summary:
     TrainingDiverged, Terminated: see `train.loop.train`.
   """
   began = time.monotonic()
-  with Workdir(directory, to_dict(config), FREE) as workdir:
-    summary = _run(config, workdir)
+  run = Run(config, local_path(directory).absolute())
+  with Workdir(directory, config, FREE) as workdir:
+    summary = _run(run, workdir)
   print(summary.text())
   print(
     f"\n{time.monotonic() - began:.0f} s in this process. "
@@ -49,23 +46,42 @@ def run_r1(config: R1Config, directory: str | Path) -> Summary:
   return summary
 
 
-def _run(config: R1Config, workdir: Workdir) -> Summary:
+def _run(run: Run, workdir: Workdir) -> Summary:
   """Runs what is unfinished, and exports."""
-  run = Run(config, workdir.path)
-  run.tokenizer.save(workdir.tokenizer)
+  config = run.config
+  corpus = _corpus(config)
+  if corpus:
+    workdir.keep("corpus", corpus)
+  run.origins[run.graph[0].stage].tokenizer.save(workdir.tokenizer)
   records: dict[str, Record] = {}
-  finished = [n.stage for n in GRAPH if run.record_path(n.stage).exists()]
+  finished = [n.stage for n in run.graph if run.record_path(n.stage).exists()]
   for node, record in run.stages():
     records[node.stage] = record
-    summary = Summary(records, config.seed)
-    if node.stage not in finished or node is GRAPH[-1]:
+    summary = Summary(records, config.seed, config.price_per_device_hour)
+    if node.stage not in finished or node is run.graph[-1]:
       _publish(summary, run, node, facts(config))
-  for stage in _EXPORTED:
-    node = next(n for n in GRAPH if n.stage == stage)
-    out = workdir.path / "export" / stage
+  for stage in _exported(run):
+    out, origin = workdir.path / "export" / stage, run.origins[stage]
     if not out.exists():
-      save_pretrained(out, run.model_config(node), run.weights(stage), run.tokenizer)
+      save_pretrained(out, origin.model, run.weights(stage), origin.tokenizer)
   return summary
+
+
+def _exported(run: Run) -> list[str]:
+  """The stages that are exported: R1 and its student, or else the last that was trained."""
+  trained = [n.stage for n in run.graph if not isinstance(getattr(run.config, n.stage), GivenStage)]
+  return [stage for stage in _EXPORTED if stage in trained] or trained[-1:]
+
+
+def _corpus(config: R1Config) -> dict[str, Any]:
+  """The files that stages learn from, by which a change is noticed."""
+  found = {}
+  for stage in STAGES:
+    settings = getattr(config, stage)
+    for name, written in settings.written.items() if isinstance(settings, TuneStage) else ():
+      for file, known in written_fingerprint(written).items():
+        found[f"{stage}.{name} {file}"] = known
+  return found
 
 
 def facts(config: R1Config) -> dict[str, Any]:

@@ -4,7 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from deepseek_jax.config import ModelConfig
+from deepseek_jax.plan.flops import train_flops
 from deepseek_jax.recipe.clock import Clock
+from deepseek_jax.recipe.config import GivenStage, ReinforceStage, Stage
 
 PARTS = ("compile", "training", "sampling", "evaluation", "drawing")  # in this order in tables
 
@@ -35,6 +38,10 @@ class Entry:
   programs: int = 0  # compiled
   cached: int = 0  # read from the cache of compiled programs instead
   selection: dict[str, int] | None = None  # why samples were kept or not
+  learnt: dict[str, int] | None = None  # samples and written answers, and those left out
+  devices: int = 1
+  inputs: dict[str, str] = dataclasses.field(default_factory=dict)  # SHA-256 of what went in
+  weights: str = ""  # SHA-256 of what came out
 
   def time(self, clock: Clock) -> None:
     """Enters what a stage's clock has counted."""
@@ -52,12 +59,55 @@ WALL_CLOCK = ("seconds", *(f"{part}_seconds" for part in PARTS), "programs", "ca
 """Fields that a rerun may change."""
 
 
+def count(
+  entry: Entry,
+  settings: Stage,
+  model: ModelConfig,
+  rows: Sequence[Mapping[str, Any]],
+  sample_flops: float,
+) -> None:
+  """Enters the tokens and FLOPs of a stage's training; `rows` are its records in metrics.jsonl."""
+  if isinstance(settings, GivenStage):
+    return
+  if isinstance(settings, ReinforceStage):
+    sampled = int(sum(row["sampled_tokens"] for row in rows))
+    entry.tokens_sampled += sampled
+    entry.sample_flops += sampled * sample_flops
+    entry.tokens_trained = int(sum(row.get("trained_tokens", 0) for row in rows))
+    context = settings.rl.rollout.width / 4
+  else:
+    entry.tokens_trained = entry.steps * settings.batch * settings.length
+    context = settings.length / 2
+  entry.train_flops = entry.tokens_trained * train_flops(model, context, mtp=True)
+
+
+def priced(entry: Mapping[str, Any], rate: float) -> dict[str, Any]:
+  """An entry with its device-hours, and with what they cost where an hour has a price."""
+  hours = entry["seconds"] * entry["devices"] / 3600
+  return {**entry, "device_hours": hours, **({"cost": hours * rate} if rate else {})}
+
+
+SUMMED = (
+  "steps", "tokens_trained", "tokens_sampled", "train_flops", "sample_flops", "seconds",
+  *(f"{part}_seconds" for part in PARTS), "programs", "cached", "device_hours", "cost",
+)  # fmt: skip
+
+
+def sums(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """The run's total, as an entry: sums of what can be summed."""
+  names = [name for name in SUMMED if all(name in entry for entry in entries)]
+  return {"stage": "all", **{name: total(entries, name) for name in names}}
+
+
 def of_any_version(entry: Mapping[str, Any]) -> dict[str, Any]:
-  """An entry as it is written now. An earlier version's knows no parts but compiling, which its
-  evaluation had a share in, and its `seconds` lack the evaluation.
+  """An entry as it is written now. An earlier version's knows no hashes; a still earlier one's no
+  parts but compiling, which its evaluation had a share in, and its `seconds` lack the evaluation.
   """
-  if "programs" in entry or "seconds" not in entry:
+  if "seconds" not in entry:
     return dict(entry)
+  entry = {"learnt": None, "devices": 1, "inputs": {}, "weights": "", **entry}
+  if "programs" in entry:
+    return entry
   seconds = entry["seconds"] + entry["evaluation_seconds"]
   unknown = {name: 0.0 for name in WALL_CLOCK if name.endswith("_seconds")}
   known = {"seconds": seconds, "compile_seconds": entry["compile_seconds"]}

@@ -11,9 +11,10 @@ import numpy as np
 
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.evaluate.estimators import Estimate, paired_difference, share
-from deepseek_jax.recipe.graph import GRAPH
+from deepseek_jax.recipe.graph import STAGES
 from deepseek_jax.recipe.record import Record, read_record
 from deepseek_jax.recipe.summary import CLAIMS
+from deepseek_jax.train.workdir import read_config
 
 MANNERS = ("pass@8", "length", "waits", "with_check", "language_share", "truncated")
 
@@ -26,25 +27,32 @@ def pool(directories: Sequence[Path]) -> str:
   """
   require(len(directories) > 0, "There are no runs to pool; name at least one workdir.")
   runs = [_records(directory) for directory in directories]
-  solved = {node.stage: _joined([run[node.stage] for run in runs], directories) for node in GRAPH}
-  decodings = list(solved[GRAPH[0].stage])
+  for run, directory in zip(runs, directories, strict=True):
+    same = list(run) == list(runs[0])
+    require(same, f"{directory} has other stages than {directories[0]}; pool like with like.")
+  solved = {stage: _joined([run[stage] for run in runs], directories) for stage in runs[0]}
+  decodings = list(next(iter(solved.values())))
   lines = [f"pass@1 over {len(runs)} runs", f"{'stage':<13}" + _row(decodings)]
   for stage, by in solved.items():
     lines.append(f"{stage:<13}" + _row([_cell(share(by[d].mean(axis=0))) for d in decodings]))
   lines += ["", *_manners(runs, decodings[-1])]
   lines += ["", "gains, paired over problems; how many runs alone exclude zero on the same side"]
   for after, before in CLAIMS:
+    if after not in solved or before not in solved:
+      continue
     gains = [_gain(solved[after][d], solved[before][d]) for d in decodings]
     lines.append(f"{after + ' over ' + before:<30}" + _row(gains))
   return "\n".join(lines)
 
 
 def _records(directory: Path) -> dict[str, Record]:
-  for node in GRAPH:
-    path = directory / "stages" / f"{node.stage}.json"
+  config = read_config(directory) if (directory / "config.json").exists() else {}
+  stages = [stage for stage in STAGES if config.get(stage, {}) is not None]
+  for stage in stages:
+    path = directory / "stages" / f"{stage}.json"
     if not path.exists():
-      raise ConfigError(f"{directory} has not finished the stage {node.stage}; run it to its end.")
-  return {n.stage: read_record(directory / "stages" / f"{n.stage}.json") for n in GRAPH}
+      raise ConfigError(f"{directory} has not finished the stage {stage}; run it to its end.")
+  return {stage: read_record(directory / "stages" / f"{stage}.json") for stage in stages}
 
 
 def _joined(records: Sequence[Record], directories: Sequence[Path]) -> Solved:
@@ -62,15 +70,15 @@ def _manners(runs: Sequence[Mapping[str, Record]], decoding: str) -> list[str]:
   """What the completions of every stage are like, in the mean over runs, and pass@1 of each run."""
   head = "".join(f"{name:>16}" for name in MANNERS)
   lines = [f"{decoding}: means over runs, then pass@1 of each", f"{'stage':<13}{head}"]
-  for node in GRAPH:
+  for stage in runs[0]:
     values: dict[str, list[float]] = {}
     for run in runs:
-      for f in run[node.stage].figures:
+      for f in run[stage].figures:
         if f["benchmark"].startswith(f"{decoding} #"):
           values.setdefault(f["metric"], []).append(f["value"])
     means = "".join(f"{np.mean(values.get(name, np.nan)):>16.3f}" for name in MANNERS)
     alone = "  ".join(f"{value:.3f}" for value in values.get("pass@1", ()))
-    lines.append(f"{node.stage:<13}{means}   {alone}".rstrip())
+    lines.append(f"{stage:<13}{means}   {alone}".rstrip())
   return lines
 
 

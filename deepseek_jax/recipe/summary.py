@@ -11,7 +11,8 @@ from deepseek_jax.evaluate.estimators import paired_difference
 from deepseek_jax.evaluate.figures import Figure, figure, table
 from deepseek_jax.evaluate.report import Report, write_report
 from deepseek_jax.evaluate.results import write_results
-from deepseek_jax.recipe.ledger import PARTS, seconds_by_part, total
+from deepseek_jax.recipe.costs import costs_text, page_rows
+from deepseek_jax.recipe.ledger import priced, total
 from deepseek_jax.recipe.pictures import metrics_by_stage, stage_curves
 from deepseek_jax.recipe.record import Record
 
@@ -45,6 +46,7 @@ class Summary:
 
   records: Mapping[str, Record]
   seed: int
+  price: float = 0.0  # of a device-hour
 
   def figures(self) -> list[Figure]:
     """All stages' figures, then the gains between them."""
@@ -58,6 +60,8 @@ class Summary:
       if after not in self.records or before not in self.records:
         continue
       for label, solved_P in self.records[after].solved.items():
+        if label not in self.records[before].solved:
+          continue  # which was asked in another form
         before_P = self.records[before].solved[label]
         estimate = paired_difference(np.array(solved_P), np.array(before_P))
         gains.append(
@@ -66,13 +70,18 @@ class Summary:
     return gains
 
   def ledger(self) -> list[dict[str, Any]]:
-    """What each stage cost."""
-    return [record.entry for record in self.records.values()]
+    """What each stage was given and cost; the run's total is `ledger.sums` of it."""
+    return [priced(record.entry, self.price) for record in self.records.values()]
 
   def text(self) -> str:
     """The tables for a terminal."""
     stages = [f for record in self.records.values() for f in record.figures]
-    parts = [table(stages, SHOWN), self._gains_text(), self._costs_text(), self._thoughts_text()]
+    parts = [
+      table(stages, SHOWN),
+      self._gains_text(),
+      costs_text(self.ledger()),
+      self._thoughts_text(),
+    ]
     return "\n\n".join(filter(None, parts))
 
   def seconds(self) -> float:
@@ -95,7 +104,7 @@ class Summary:
       figures=self.figures(),
       curves={stage: svg for stage, svg in curves.items() if svg is not None},
       exhibits=[exhibit for record in self.records.values() for exhibit in record.exhibits],
-      ledger=self.ledger(),
+      ledger=page_rows(self.ledger()),
     )
     write_report(directory / "report.html", report)
 
@@ -105,26 +114,10 @@ class Summary:
       low, high = gain["ci95"]
       sure = "" if low <= 0 <= high else "  *"
       rows.append(
-        f"{gain['stage']:<13}{gain['metric']:<26}{gain['benchmark']:<26}"
+        f"{gain['stage']:<13}{gain['metric']:<26}{gain['benchmark']:<26} "
         f"{gain['value']:+.3f} [{low:+.3f}, {high:+.3f}]{sure}"
       )
     return "\n".join(["gains, paired over problems (*: the interval excludes zero)", *rows])
-
-  def _costs_text(self) -> str:
-    entries = self.ledger()
-    rows = [
-      f"{e['stage']:<13}{e['steps']:>6}{e['tokens_trained']:>11,}{e['tokens_sampled']:>11,}"
-      f"{(e['train_flops'] + e['sample_flops']) / 1e12:>9.2f}{e['programs']:>9}"
-      + _seconds_row(seconds_by_part([e]))
-      for e in entries
-    ]
-    names = [*PARTS, "rest", "total"]
-    head = (
-      f"{'stage':<13}{'steps':>6}{'trained':>11}{'sampled':>11}{'TFLOP':>9}{'programs':>9}"
-      + "".join(f"{name:>11}" for name in names)
-    )
-    tail = f"{'seconds':<13}{'':>37}{total(entries, 'programs'):>9}"
-    return "\n".join([head, *rows, tail + _seconds_row(seconds_by_part(entries))])
 
   def _thoughts_text(self) -> str:
     """The same problem answered by every stage."""
@@ -140,7 +133,3 @@ class Summary:
       for line in [f"{prompt}", *(text for p, text in lines if p == prompt)]
     ]
     return "\n".join(["thoughts at T = 1, the first sample of the first problems", *shown])
-
-
-def _seconds_row(seconds: Mapping[str, float]) -> str:
-  return "".join(f"{value:>11.1f}" for value in seconds.values())

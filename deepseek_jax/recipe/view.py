@@ -10,7 +10,7 @@ from deepseek_jax.evaluate.figures import Figure, table
 from deepseek_jax.evaluate.report import Exhibit
 from deepseek_jax.evaluate.results import read_results
 from deepseek_jax.paths import local_path
-from deepseek_jax.recipe.graph import GRAPH
+from deepseek_jax.recipe.graph import STAGES
 from deepseek_jax.recipe.pictures import metrics_by_stage
 from deepseek_jax.recipe.record import read_record
 from deepseek_jax.recipe.summary import SHOWN
@@ -65,8 +65,8 @@ def read_run(directory: str | Path) -> RunView:
   directory = local_path(directory)
   results = read_results(directory / "results.json")
   exhibits: list[Exhibit] = []
-  for node in GRAPH:
-    path = directory / "stages" / f"{node.stage}.json"
+  for stage in STAGES:
+    path = directory / "stages" / f"{stage}.json"
     if path.exists():
       exhibits += read_record(path).exhibits
   return RunView(results["figures"], results["ledger"], metrics_by_stage(directory), exhibits)

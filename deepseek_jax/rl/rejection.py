@@ -31,6 +31,7 @@ class RejectionConfig:
   max_new: int = 128
   temperature: float = 1.0
   template: str = "plain"
+  format: float = 1.0  # least figure of the form: 1 is one closed thought, then one closed answer
   language: float = 1.0  # least share of the thought in the problem's language
   repeated: float = 0.3  # largest share of runs of 6 tokens that occurred before in the answer
 
@@ -38,7 +39,7 @@ class RejectionConfig:
     for name in ("prompts", "group", "keep", "max_new"):
       value = getattr(self, name)
       require(value > 0, f"rejection.{name} is {value}; it must be positive.")
-    for name in ("language", "repeated"):
+    for name in ("format", "language", "repeated"):
       value = getattr(self, name)
       require(0 <= value <= 1, f"rejection.{name} is {value}; it must be in [0, 1].")
 
@@ -118,7 +119,7 @@ def _fault(one: Completion, config: RejectionConfig) -> str | None:
   """What makes a completion unfit by itself."""
   if one.truncated:
     return "truncated"
-  if one.score.format < 1 or _UNREADABLE in one.text:
+  if one.score.format < config.format or _UNREADABLE in one.text:
     return "malformed"
   if one.score.correct < 1:
     return "wrong"

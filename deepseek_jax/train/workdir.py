@@ -9,6 +9,7 @@ goes with the process however that ends, so that a killed run can go on at once;
 which process it is. Whoever only reads a workdir needs no lock.
 """
 
+import dataclasses
 import fnmatch
 import json
 import os
@@ -19,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from deepseek_jax.config import ConfigError, require
+from deepseek_jax.config import ConfigError, from_dict, require, to_dict
 from deepseek_jax.paths import local_path
 
 # Patterns of dotted field names: total steps, logging and saving, evaluation size, mesh.
@@ -47,17 +48,17 @@ class Workdir:
       another run is at work in it; the message names its process.
   """
 
-  def __init__(
-    self, path: str | Path, config: Mapping[str, Any], free: Sequence[str] = FREE_FIELDS
-  ):
+  def __init__(self, path: str | Path, config: Any, free: Sequence[str] = FREE_FIELDS):
+    """`config` is a mapping, or a dataclass: what an older run did not know has its default."""
     self.path = local_path(path).absolute()
-    given = json.loads(json.dumps(config))
-    _check(self.path, given, free)
+    kind = type(config) if dataclasses.is_dataclass(config) else None
+    given = json.loads(json.dumps(to_dict(config) if kind else config))
+    _check(self.path, given, free, kind)
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       self._lock = _locked(self.path)
       try:
-        _check(self.path, given, free)  # for who had the lock may have made it theirs
+        _check(self.path, given, free, kind)  # for who had the lock may have made it theirs
         write_atomically(self.path / "config.json", json.dumps(given, indent=2) + "\n")
       except BaseException:
         self.close()
@@ -157,7 +158,9 @@ def _locked(path: Path) -> FileLock:
   return lock
 
 
-def _check(path: Path, config: dict[str, Any], free: Sequence[str]) -> None:
+def _check(
+  path: Path, config: dict[str, Any], free: Sequence[str], kind: type | None = None
+) -> None:
   """ConfigError where a directory is no workdir, or that of another configuration."""
   if (path / "config.json").exists():
     old = read_config(path)
@@ -166,6 +169,8 @@ def _check(path: Path, config: dict[str, Any], free: Sequence[str]) -> None:
       f"--workdir {path} has a config.json that is no run's of this program; name another "
       "directory for the run.",
     )
+    if kind is not None:
+      old = _completed(old, kind)
     if old != config:
       _compare(path, dict(_flatten(old)), dict(_flatten(config)), free)
     return
@@ -176,6 +181,14 @@ def _check(path: Path, config: dict[str, Any], free: Sequence[str]) -> None:
     not (path / "checkpoints").exists(),
     f"{path} has checkpoints but no config.json; name another --workdir.",
   )
+
+
+def _completed(old: dict[str, Any], kind: type) -> dict[str, Any]:
+  """An older run's configuration with the defaults of fields that there were not then."""
+  try:
+    return json.loads(json.dumps(to_dict(from_dict(kind, old))))
+  except ConfigError:  # of another job, or with fields that there are no more
+    return old
 
 
 def _is_a_runs(old: Any, config: Mapping[str, Any]) -> bool:

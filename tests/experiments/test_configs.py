@@ -12,6 +12,7 @@ from configs import base, r1_base
 from deepseek_jax.config import ConfigError, GQAConfig, MLAConfig, to_dict
 from deepseek_jax.presets import preset
 from deepseek_jax.recipe.config import R1Config
+from deepseek_jax.recipe.graph import STAGES
 from deepseek_jax.recipe.job import r1_config
 from deepseek_jax.train.pretrain_job import PretrainJob, pretrain_job
 from deepseek_jax.train.schedule import CosineSchedule, V3Schedule
@@ -107,7 +108,9 @@ def test_r1_base_has_every_field_of_the_recipe():
   wanted = fields_of(R1Config)
   for model in ("teacher", "student"):
     wanted[model]["preset"] = None
-  assert names(r1_base.R1) == wanted
+  for stage in STAGES:
+    del wanted[stage]["model"]  # of a model from outside, which is its own
+  assert names(r1_base.R1) == wanted | {"stages": None}
 
 
 @pytest.mark.parametrize("name", ["r1_tiny", "r1_mini"])

@@ -95,4 +95,4 @@ def tune(
     return make(model, tx), make_feed(job, batches, position, model.mesh)
 
   corpus = corpus_fingerprint(data)
-  return run_job(job, tokenizer, directory, parts, stage=stage, corpus=corpus)
+  return run_job(job, tokenizer, directory, parts, stage=stage, corpus=corpus, lora=job.lora)

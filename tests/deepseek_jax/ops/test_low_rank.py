@@ -60,7 +60,7 @@ def test_gradients_of_a_and_b_are_the_dense_gradient_by_the_chain_rule(name):
   np.testing.assert_allclose(found[0].a_IY, SCALE * dw_IO @ w.b_YO.T, rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(found[0].b_YO, SCALE * w.a_IY.T @ dw_IO, rtol=1e-4, atol=1e-4)
   dx_NI = d_NO @ dense(w).reshape(inputs, outputs).T
-  np.testing.assert_allclose(found[1].reshape(-1, I), dx_NI, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(found[1].reshape(-1, inputs), dx_NI, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["plain", "bfloat16", "fp8"])

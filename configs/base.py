@@ -86,6 +86,7 @@ COSINE = {
   "mtp": tuple,
   "mtp_after": float,
 }
+LORA = {"rank": int, "alpha": float, "targets": str, "base": str}
 LOOP = {
   "steps": int,
   "checkpoint_every": int,
@@ -127,6 +128,7 @@ PRETRAIN = {
   "loss_chunk": int,
   "seed": int,
   "init": str,
+  "lora": LORA,
 }
 REJECTION = {
   "prompts": int,
@@ -211,6 +213,7 @@ GRPO = {
   "loss_chunk": int,
   "seed": int,
   "init": str,
+  "lora": LORA,
 }
 
 

@@ -10,6 +10,7 @@ Every array name ends in its axes, `x_BTD`; so does every parameter, `gate_EDF`,
   X C + R: a token's entry in MLA's cache
   E experts           A active experts       Z expert groups          P MTP depth
   J samples per prompt                       M micro-batches
+  I, O inputs and outputs of a matrix        Y rank of a matrix's change (LoRA)
 """
 
 from typing import Any

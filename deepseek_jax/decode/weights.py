@@ -1,5 +1,5 @@
 """Weights as decoding steps read them: layers apart, in the compute dtype, matrices with their
-outputs first on a CPU, and MLA's up-projections with their heads first.
+outputs first on a CPU, MLA's up-projections with their heads first, and adapters merged.
 """
 
 import functools
@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from deepseek_jax.model.adapters import merged
 from deepseek_jax.model.layered import is_layered, unstack
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.ops.dispatch import choose
@@ -35,6 +36,7 @@ def prepare(model: Transformer, weights: Weights) -> Weights:
 
 @functools.partial(jax.jit, static_argnames=("model", "oriented"))
 def _converted(model: Transformer, weights: Weights, oriented: bool) -> Weights:
+  weights = merged(weights)
   if not is_layered(weights):
     weights = unstack(model.config, weights)
   on_cpu = jax.default_backend() == "cpu"

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from deepseek_jax.ops.feed_forward import feed_forward
+from deepseek_jax.ops.low_rank import LowRank
 from deepseek_jax.ops.oriented import Oriented
 from deepseek_jax.ops.precision import PLAIN, Precision
 
@@ -18,7 +19,7 @@ def matrix(module: nn.Module, name: str, shape: tuple[int, ...], std: float) -> 
   """
   if module.has_variable("params", name):
     held: Any = module.get_variable("params", name)
-    if isinstance(held, Oriented):  # of another shape, which Flax would refuse
+    if isinstance(held, Oriented | LowRank):  # which Flax would refuse for their shapes
       return held
   return module.param(name, nn.initializers.constant(std), shape, jnp.float32)
 

@@ -4,6 +4,8 @@ The papers' equations omit the norms on the two latents; the released code and c
 them, and so do we. What is cached is the normed latent and the rotated shared key.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from deepseek_jax.model.cache import write
 from deepseek_jax.model.layers import matrix, norm_scale, rms_norm
 from deepseek_jax.ops.attention import attend, visible_BTS
 from deepseek_jax.ops.linear import from_heads, linear, to_heads
+from deepseek_jax.ops.low_rank import LowRank
 from deepseek_jax.ops.precision import PLAIN, Precision
 from deepseek_jax.ops.rope import rotate, softmax_scale
 from deepseek_jax.types import Span
@@ -54,19 +57,19 @@ class MLA(nn.Module):
       latent_BSC, rope_BSR = kv_BSX[..., : c.kv_latent], kv_BSX[..., c.kv_latent :]
     elif absorbed:
       kv_BSX = jnp.concatenate([latent_BSC, rope_BSR], axis=-1)
-    k_up_HCK, v_up_HCU = self._up_projections(x_BTD)
+    k_up, v_up = self._up_projections(x_BTD, heads_first=absorbed)
     scale = softmax_scale(self.rope, c.nope_dim + c.rope_dim)
     if absorbed:
-      k_up_HCK, v_up_HCU = k_up_HCK.astype(x_BTD.dtype), v_up_HCU.astype(x_BTD.dtype)
+      k_up_HCK, v_up_HCU = k_up.astype(x_BTD.dtype), v_up.astype(x_BTD.dtype)
       q_BTHC = jnp.einsum("bthk,hck->bthc", q_nope_BTHK, k_up_HCK)
       q_BTHX = jnp.concatenate([q_BTHC, q_rope_BTHR], axis=-1)
       mixed_BTHC = self._mix(q_BTHX, kv_BSX, queries, keys, scale)
       out_BTHU = jnp.einsum("bthc,hcu->bthu", mixed_BTHC, v_up_HCU)
     else:
       q = jnp.concatenate([q_nope_BTHK, q_rope_BTHR], axis=-1)
-      k_nope = to_heads(latent_BSC, jnp.swapaxes(k_up_HCK, 0, 1), self.precision)
+      k_nope = to_heads(latent_BSC, k_up, self.precision)
       k_rope = jnp.broadcast_to(rope_BSR[:, :, None], (*k_nope.shape[:3], c.rope_dim))
-      v_BSHU = to_heads(latent_BSC, jnp.swapaxes(v_up_HCU, 0, 1), self.precision)
+      v_BSHU = to_heads(latent_BSC, v_up, self.precision)
       k = jnp.concatenate([k_nope, k_rope], axis=-1)
       out_BTHU = attend(q, k, v_BSHU, queries, keys, scale, self.block)
     out_HUD = self._matrix("out_HUD", (self.heads, c.v_dim, self.d_model), x_BTD)
@@ -86,19 +89,24 @@ class MLA(nn.Module):
   def _matrix(self, name: str, shape: tuple[int, ...], x: jax.Array) -> jax.Array:
     return self.precision.operand(matrix(self, name, shape, self.std), x.dtype)
 
-  def _up_projections(self, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """From the latent to the heads' keys [H, C, K] and values [H, C, U].
+  def _up_projections(self, x_BTD: jax.Array, heads_first: bool) -> tuple[Any, Any]:
+    """From the latent to the heads' keys [C, H, K] and values [C, H, U], or with their heads first.
 
-    Absorbed, they are a product per head: weights prepared for decoding hold them in that order
-    (`decode.weights`), others are transposed here.
+    Absorbed, they are a product per head, and wanted with heads first: weights prepared for
+    decoding hold them so (`decode.weights`), others are transposed here.
     """
     c, H = self.config, self.heads
-    if self.has_variable("params", "k_up_HCK"):
-      k_up_HCK = self._matrix("k_up_HCK", (H, c.kv_latent, c.nope_dim), x_BTD)
-      return k_up_HCK, self._matrix("v_up_HCU", (H, c.kv_latent, c.v_dim), x_BTD)
-    k_up_CHK = self._matrix("k_up_CHK", (c.kv_latent, H, c.nope_dim), x_BTD)
-    v_up_CHU = self._matrix("v_up_CHU", (c.kv_latent, H, c.v_dim), x_BTD)
-    return jnp.swapaxes(k_up_CHK, 0, 1), jnp.swapaxes(v_up_CHU, 0, 1)
+    C, held_so = c.kv_latent, self.has_variable("params", "k_up_HCK")
+    if held_so:
+      k_up = self._matrix("k_up_HCK", (H, C, c.nope_dim), x_BTD)
+      v_up = self._matrix("v_up_HCU", (H, C, c.v_dim), x_BTD)
+    else:
+      k_up = self._matrix("k_up_CHK", (C, H, c.nope_dim), x_BTD)
+      v_up = self._matrix("v_up_CHU", (C, H, c.v_dim), x_BTD)
+    if held_so == heads_first:
+      return k_up, v_up
+    k_up, v_up = (w.merged() if isinstance(w, LowRank) else w for w in (k_up, v_up))
+    return jnp.swapaxes(k_up, 0, 1), jnp.swapaxes(v_up, 0, 1)
 
   def _linear(self, x: jax.Array, w: jax.Array) -> jax.Array:
     return linear(x, w, self.precision)

@@ -5,16 +5,17 @@ import functools
 import jax
 
 from deepseek_jax.ops import fp8_products
-from deepseek_jax.ops.linear import linear, weight_gradient
+from deepseek_jax.ops.linear import linear, low_rank_change, weight_gradient
+from deepseek_jax.ops.low_rank import LowRank
 from deepseek_jax.ops.precision import PLAIN, Precision, Rounding
 from deepseek_jax.ops.swiglu import swiglu_vjp
 
 
 def feed_forward(
   x_ND: jax.Array,
-  gate_DF: jax.Array,
-  up_DF: jax.Array,
-  down_FD: jax.Array,
+  gate_DF: jax.Array | LowRank,
+  up_DF: jax.Array | LowRank,
+  down_FD: jax.Array | LowRank,
   precision: Precision = PLAIN,
 ) -> jax.Array:
   """down(silu(gate x) * up x) for x [..., D]."""
@@ -22,7 +23,9 @@ def feed_forward(
   return down(g_NF, u_NF, down_FD, precision)
 
 
-def down(g_NF: jax.Array, u_NF: jax.Array, w_FD: jax.Array, precision: Precision) -> jax.Array:
+def down(
+  g_NF: jax.Array, u_NF: jax.Array, w_FD: jax.Array | LowRank, precision: Precision
+) -> jax.Array:
   """(silu(g) * u) @ w.
 
   Where operands are rounded, g and u are kept rounded too, and silu(g) * u is made again from them
@@ -30,6 +33,9 @@ def down(g_NF: jax.Array, u_NF: jax.Array, w_FD: jax.Array, precision: Precision
   """
   if precision.plain:
     return linear(jax.nn.silu(g_NF) * u_NF, w_FD)
+  if isinstance(w_FD, LowRank):
+    change = low_rank_change(jax.nn.silu(g_NF) * u_NF, w_FD)
+    return down(g_NF, u_NF, w_FD.base, precision) + change
   if precision.by_kernels:
     return fp8_products.down(precision, g_NF, u_NF, w_FD)
   return _down(precision.rounding, g_NF, u_NF, w_FD)

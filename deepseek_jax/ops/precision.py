@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 
 from deepseek_jax.config import ComputeConfig, require
+from deepseek_jax.ops.low_rank import LowRank
 from deepseek_jax.ops.tiles import BLOCKS, COLUMNS, ROWS, quantize, rounded
 from pallas_kernels import dispatch
 from pallas_kernels.gemm.recipe import Quantizer, Recipe
@@ -154,6 +155,8 @@ class Precision:
 
   def operand(self, w: Any, dtype: Any) -> Any:
     """A weight as products take it: float32 to be quantised by kernels, else in `dtype`."""
+    if isinstance(w, LowRank):
+      return dataclasses.replace(w.astype(dtype), base=self.operand(w.base, dtype))
     return w if self.by_kernels and isinstance(w, jax.Array) else w.astype(dtype)
 
 

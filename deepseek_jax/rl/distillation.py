@@ -30,7 +30,7 @@ from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.train import distill, sft
 from deepseek_jax.train.loop import Position, StepFn
 from deepseek_jax.train.pretrain import PretrainConfig, PretrainKnobs, make_step
-from deepseek_jax.train.pretrain_job import PretrainJob
+from deepseek_jax.train.pretrain_job import PretrainJob, with_still_router
 from deepseek_jax.train.start import (
   load_start,
   open_tokenizer,
@@ -76,7 +76,7 @@ def distill_job(values: Mapping[str, Any]) -> DistillJob:
   if given["teacher"] and "template" not in traces:
     theirs = _teacher_tokenizer(given["teacher"], given["data"]["tokenizer"])
     given["traces"] = {**traces, "template": own_form(theirs)}
-  return from_dict(DistillJob, {**given, "model": model})
+  return from_dict(DistillJob, {**with_still_router(given), "model": model})
 
 
 def _teacher_tokenizer(teacher: str, ours: str) -> Tokenizer:

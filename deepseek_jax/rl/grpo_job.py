@@ -13,6 +13,7 @@ from deepseek_jax.data.asking import own_form
 from deepseek_jax.data.sources import fingerprint
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import SlotEngine
+from deepseek_jax.model.adapters import LoRAConfig, check_adapters
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.rl.learned_reward import open_judge
 from deepseek_jax.rl.rewards import Judge, Transform
@@ -53,6 +54,7 @@ class GRPOJob:
   loss_chunk: int = 1024
   seed: int = 0
   init: str = ""  # to start from: a workdir, Hugging Face directory, GGUF file or Hub name
+  lora: LoRAConfig | None = None  # train adapters of `init`, their reference; None: all weights
 
   def __post_init__(self) -> None:
     check_seed("seed", self.seed)
@@ -71,6 +73,13 @@ class GRPOJob:
       self.optimizer.ema_decay is None,
       f"optimizer.ema_decay is {self.optimizer.ema_decay}; reinforcement keeps no average.",
     )
+    if self.lora is not None:
+      check_adapters(self.lora, self.model, self.init, ("rl.bias_speed", self.rl.bias_speed))
+      require(
+        self.rl.reference_every == 0,
+        f"rl.reference_every is {self.rl.reference_every}, but the reference of adapters is their "
+        "base, which stays: set it to 0.",
+      )
 
 
 def grpo_job(values: Mapping[str, Any]) -> GRPOJob:
@@ -83,7 +92,8 @@ def grpo_job(values: Mapping[str, Any]) -> GRPOJob:
   rollout = dict(rl.get("rollout") or {})
   if "template" not in rollout:
     rollout["template"] = own_form(open_tokenizer(given["tokenizer"]))
-  given["rl"] = {**rl, "rollout": rollout}
+  still = {} if given.get("lora") is None else {"bias_speed": 0.0}  # as the rest of the base
+  given["rl"] = {**still, **rl, "rollout": rollout}
   return from_dict(GRPOJob, {"optimizer": {"weight_decay": 0.0}, **given, "model": model})
 
 
@@ -114,7 +124,7 @@ def run_grpo(
   kept = {"corpus": _fingerprint(task)}
   if judge is not None:
     kept["reward model"] = {job.rl.rollout.reward.learned.model: judge.model.digest}
-  return run_job(job, tokenizer, directory, parts, reference, stage=stage, kept=kept)
+  return run_job(job, tokenizer, directory, parts, reference, stage=stage, kept=kept, lora=job.lora)
 
 
 def _fingerprint(task: Task) -> dict[str, Any]:

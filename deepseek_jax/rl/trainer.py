@@ -25,6 +25,7 @@ import optax
 from deepseek_jax.config import require
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import Engine
+from deepseek_jax.model.adapters import base_of, is_adapted
 from deepseek_jax.rl.rewards import Judge, Transform
 from deepseek_jax.rl.rollout import Rollout, RolloutConfig, Update, roll_out
 from deepseek_jax.sharding import shard_batch
@@ -53,7 +54,7 @@ class RLConfig:
   correction_cap: float = 2.0  # largest importance weight: see train/correction.py
   largest_gap: float = 0.0  # of the two's log-probabilities; beyond it the run ends. 0: any
   kl: str = "k3"  # the estimator: k1 | k2 | k3
-  kl_weight: float = 0.0  # 0 keeps no reference
+  kl_weight: float = 0.0  # 0 keeps no reference; that of adapters is their base, and no copy
   reference_every: int = 0  # updates after which the policy becomes the reference; 0: never
   peak: float = 3e-4  # learning rate
   final: float = 0.2  # of the peak, at the last iteration
@@ -190,7 +191,8 @@ class Reinforcement:
     iteration, rollout = batch
     if self.config.resets_reference(iteration):
       state = dataclasses.replace(state, reference=jax.tree.map(jnp.copy, state.weights))
-    updates = [self._placed(update, state) for update in rollout.updates]
+    reference = self._reference(state)
+    updates = [self._placed(update, reference) for update in rollout.updates]
     gaps: list[Gap] = []
     if self.config.rescores:
       compared = [self._compared(update, state) for update in updates]
@@ -200,14 +202,20 @@ class Reinforcement:
       knobs = dataclasses.replace(knobs, micro_batches=update.micro_batches)
       state, metrics = self.update(state, update.batch, knobs)
       rows.append(metrics)
-    summary = _summary(rows, with_kl=state.reference is not None)
+    summary = _summary(rows, with_kl=reference is not None)
     return state, summary | _mismatch(gaps, self.config.correction != "none")
 
-  def _placed(self, update: Update, state: TrainState) -> Update:
+  def _reference(self, state: TrainState) -> Weights | None:
+    """What KL is measured against, if it is; that of adapters is their base."""
+    if self.config.kl_weight and is_adapted(state.weights.params):
+      return base_of(state.weights)
+    return state.reference
+
+  def _placed(self, update: Update, reference: Weights | None) -> Update:
     """The update on its devices, with reference log-probabilities if there is a reference."""
     batch = shard_batch(self.mesh, update.batch)
-    if state.reference is not None:
-      logprob_MBT = self.score(state.reference, batch.batch, update.micro_batches)
+    if reference is not None:
+      logprob_MBT = self.score(reference, batch.batch, update.micro_batches)
       batch = dataclasses.replace(
         batch, ref_logprob_BT=logprob_MBT * (batch.batch.loss_mask_BT > 0)
       )

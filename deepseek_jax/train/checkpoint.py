@@ -3,8 +3,8 @@
 A checkpoint holds three items: `weights` (so that sampling, export and another job's start read
 nothing else), `training` (the rest of the state: optimiser, step, moving average, reference) and
 `host`, a JSON object with what Python knows: tokens as an exact integer, the data position,
-counters. Orbax writes it beside its place and renames it, so a killed process leaves the
-checkpoints before it untouched.
+counters. Of adapted weights it holds the adapters alone (`state.learnt`). Orbax writes it beside
+its place and renames it, so a killed process leaves the checkpoints before it untouched.
 
 Where the newest is damaged all the same, the newest that is whole is read in its place, and told.
 """
@@ -24,7 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from deepseek_jax.config import ConfigError, require
-from deepseek_jax.train.state import TrainState
+from deepseek_jax.train.state import TrainState, learnt
 from deepseek_jax.types import Weights
 
 T = TypeVar("T")
@@ -61,6 +61,7 @@ class Checkpointer:
     """
     if step == self.latest_step():
       return
+    state = learnt(state)
     with self._space():
       size = sum(x.nbytes for x in jax.tree.leaves(state))
       free = shutil.disk_usage(self.directory).free

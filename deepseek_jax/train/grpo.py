@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from deepseek_jax.config import require
+from deepseek_jax.model.adapters import trained, with_trained
 from deepseek_jax.model.transformer import Output, Transformer, forward, head_DV, mtp_hidden
 from deepseek_jax.train.losses import cross_entropy, shift_targets, token_logprobs
 from deepseek_jax.train.policy import PolicyKnobs, objective
@@ -70,19 +71,20 @@ def make_step(model: Transformer, tx: optax.GradientTransformation, config: GRPO
 
   def step(state: TrainState, batch: RolloutBatch, knobs: GRPOKnobs):
     totals = _mtp_totals(model, batch.batch, knobs.micro_batches)
+    moving = trained(state.weights.params)
 
     def loss(params: Params, rollout: RolloutBatch) -> tuple[jax.Array, "_Report"]:
-      weights = Weights(params, state.weights.router_bias_LE)
+      weights = with_trained(state.weights, params)
       return _loss(model, weights, rollout, knobs, totals, config.loss_chunk)
 
     def add(i: jax.Array, carry: tuple[Params, _Report]) -> tuple[Params, _Report]:
       rollout = jax.tree.map(lambda x: x[i], batch)
-      (_, report), grads = jax.value_and_grad(loss, has_aux=True)(state.weights.params, rollout)
+      (_, report), grads = jax.value_and_grad(loss, has_aux=True)(moving, rollout)
       return jax.tree.map(jnp.add, carry[0], grads), _combine(carry[1], report)
 
     first = jax.tree.map(lambda x: x[0], batch)
-    shapes = jax.eval_shape(loss, state.weights.params, first)[1]
-    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (state.weights.params, shapes))
+    shapes = jax.eval_shape(loss, moving, first)[1]
+    start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (moving, shapes))
     grads, report = jax.lax.fori_loop(0, knobs.micro_batches, add, start)
     load_LE = report.load_LE if selects_by_bias(model.config) else None
     state, metrics = apply_gradients(

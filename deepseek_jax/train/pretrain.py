@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from deepseek_jax.config import require
+from deepseek_jax.model.adapters import trained, with_trained
 from deepseek_jax.model.transformer import Transformer, forward, head_DV, mtp_hidden
 from deepseek_jax.train.losses import cross_entropy, shift_targets
 from deepseek_jax.train.state import (
@@ -102,20 +103,20 @@ def gradients(
   loss_chunk: int,
   further: FurtherLoss | None = None,
 ) -> tuple[Any, _Sums, jax.Array]:
-  """Gradients of the parameters over the used micro-batches, what they add up to, and targets."""
+  """Gradients of what is trained over the used micro-batches, what they add up to, and targets."""
   most = batch.tokens_BT.shape[0]
   count = jnp.minimum(jnp.asarray(knobs.micro_batches, jnp.int32), most)
   totals_P = _totals(batch, count, model.config.mtp_depth)
 
   def objective(params: Any, micro: Batch) -> tuple[jax.Array, _Sums]:
-    current = Weights(params, weights.router_bias_LE)
+    current = with_trained(weights, params)
     return _loss(model, current, micro, knobs, totals_P, count, loss_chunk, further)
 
   differentiate = jax.grad(objective, has_aux=True)
 
   def at(index: jax.typing.ArrayLike) -> tuple[Any, _Sums]:
     micro = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, 0, False), batch)
-    return differentiate(weights.params, micro)
+    return differentiate(trained(weights.params), micro)
 
   if most == 1:
     grads, sums = at(0)

@@ -13,6 +13,7 @@ from deepseek_jax.by_name import pinned
 from deepseek_jax.config import ComputeConfig, ModelConfig, from_dict, require
 from deepseek_jax.data.config import DataConfig
 from deepseek_jax.data.pipeline import corpus_fingerprint, open_batches
+from deepseek_jax.model.adapters import LoRAConfig, check_adapters
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.seeds import check_seed
 from deepseek_jax.sharding import MeshConfig, shard_batch
@@ -20,7 +21,7 @@ from deepseek_jax.train.loop import Feed, FeedFn, LoopConfig, Position, StepFn
 from deepseek_jax.train.optimizer import OptimizerConfig
 from deepseek_jax.train.pretrain import PretrainConfig, PretrainKnobs, make_step
 from deepseek_jax.train.run import run_job
-from deepseek_jax.train.schedule import Schedule, check_weight, micro_batches
+from deepseek_jax.train.schedule import CosineSchedule, Schedule, check_weight, micro_batches
 from deepseek_jax.train.start import (
   check_batch,
   open_tokenizer,
@@ -47,12 +48,21 @@ class PretrainJob:
   loss_chunk: int = 1024
   seed: int = 0
   init: str = ""  # to start from: a workdir, Hugging Face directory, GGUF file or Hub name
+  lora: LoRAConfig | None = None  # train adapters of `init`; None trains all weights
 
   def __post_init__(self) -> None:
     check_seed("seed", self.seed)
     check_weight("balance_weight", self.balance_weight)
     require(self.micro_batches > 0, f"micro_batches is {self.micro_batches}; it must be positive.")
     check_batch(self.data.batch, self.data.length, self.model, self.mesh)
+    if self.lora is not None:
+      moves = "speed" if isinstance(self.schedule, CosineSchedule) else "bias_speed"
+      speed = (f"schedule.{moves}", getattr(self.schedule, moves))
+      check_adapters(self.lora, self.model, self.init, speed)
+      require(
+        self.optimizer.ema_decay is None,
+        f"optimizer.ema_decay is {self.optimizer.ema_decay}; adapters keep no average: set None.",
+      )
 
 
 def pretrain_job(values: Mapping[str, Any]) -> PretrainJob:
@@ -61,7 +71,16 @@ def pretrain_job(values: Mapping[str, Any]) -> PretrainJob:
   model = resolve_model(given.pop("model", {}), init)
   given["init"] = init
   given["data"] = data_fields(given.get("data") or {}, init)
-  return from_dict(PretrainJob, {**given, "model": model})
+  return from_dict(PretrainJob, {**with_still_router(given), "model": model})
+
+
+def with_still_router(values: Mapping[str, Any]) -> dict[str, Any]:
+  """The values, where they train adapters with a router's bias that stands still unless given."""
+  given, schedule = dict(values), values.get("schedule")
+  names = {field.name for field in dataclasses.fields(CosineSchedule)}
+  if given.get("lora") is not None and schedule and names.issuperset(schedule):
+    given["schedule"] = {"speed": 0.0, **schedule}
+  return given
 
 
 def data_fields(values: Mapping[str, Any], init: str) -> dict[str, Any]:
@@ -86,7 +105,7 @@ def run_pretrain(
     return step, make_feed(job, batches, position, model.mesh)
 
   kept = {"corpus": corpus_fingerprint(job.data)}
-  return run_job(job, tokenizer, directory, parts, stage=stage, kept=kept)
+  return run_job(job, tokenizer, directory, parts, stage=stage, kept=kept, lora=job.lora)
 
 
 def make_feed(

@@ -9,8 +9,10 @@ from jax.sharding import Mesh
 
 from deepseek_jax.config import ComputeConfig, ModelConfig, require
 from deepseek_jax.data.tokenizer import Tokenizer
+from deepseek_jax.model.adapters import LoRAConfig
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.sharding import MeshConfig, make_mesh
+from deepseek_jax.train.adapting import begin_adapting
 from deepseek_jax.train.checkpoint import Checkpointer
 from deepseek_jax.train.loop import FeedFn, LoopConfig, Position, StepFn, train
 from deepseek_jax.train.metrics import MetricsLog
@@ -53,11 +55,13 @@ def run_job(
   stage: str = "",
   kept: Mapping[str, Mapping[str, Any]] | None = None,
   reward: bool = False,
+  lora: LoRAConfig | None = None,
 ) -> tuple[TrainState, Position]:
   """Trains, or goes on training, in the workdir `directory`; `stage` prefixes lines of progress.
 
   `kept` are the fingerprints of what it learns from, by what that is (see `Workdir.keep`).
-  `reward` gives the weights a reward head.
+  `reward` gives the weights a reward head. With `lora` adapters of `job.init` are trained; then
+  there is no average, and the base is the reference.
 
   Raises:
     ConfigError: the input is bad, or the directory is another run's.
@@ -72,7 +76,7 @@ def run_job(
     for what, fingerprint in (kept or {}).items():
       if fingerprint:
         workdir.keep(what, fingerprint)
-    return _run(job, tokenizer, workdir, mesh, parts, reference, stage, reward)
+    return _run(job, tokenizer, workdir, mesh, parts, reference, stage, reward, lora)
 
 
 def _run(
@@ -84,6 +88,7 @@ def _run(
   reference: bool,
   stage: str,
   reward: bool,
+  lora: LoRAConfig | None,
 ) -> tuple[TrainState, Position]:
   """Trains in a workdir that is ours."""
   tokenizer.save(workdir.tokenizer)
@@ -93,10 +98,11 @@ def _run(
   log = MetricsLog(workdir.path)
   try:
     average = job.optimizer.ema_decay is not None
-    state, position = begin_training(
-      model, tx, checkpointer, log, job.seed, job.init,
-      ema=average, reference=reference, reward=reward,
-    )  # fmt: skip
+    common = (model, tx, checkpointer, log, job.seed, job.init)
+    if lora is not None:
+      state, position = begin_adapting(*common, lora)
+    else:
+      state, position = begin_training(*common, ema=average, reference=reference, reward=reward)
     step, feed = parts(model, tx, position)
     progress = Progress(job.train.steps, job.train.progress_seconds, stage)
     return train(

@@ -97,4 +97,4 @@ def tune(
     return make(model, tx), make_feed(job, batches, position, model.mesh)
 
   kept = {"corpus": corpus_fingerprint(data)}
-  return run_job(job, tokenizer, directory, parts, stage=stage, kept=kept)
+  return run_job(job, tokenizer, directory, parts, stage=stage, kept=kept, lora=job.lora)

@@ -16,12 +16,14 @@ from deepseek_jax.hub.gguf import is_gguf, load_gguf, read_gguf_architecture
 from deepseek_jax.hub.gguf_header import read_header
 from deepseek_jax.hub.gguf_tokenizer import gguf_tokenizer
 from deepseek_jax.hub.safetensors import is_pretrained, load_pretrained
+from deepseek_jax.model.adapters import adapt, merged
 from deepseek_jax.model.reward import has_head, with_head, without_head
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.ops.fp8 import dequantize
 from deepseek_jax.presets import preset
 from deepseek_jax.seeds import random_key
 from deepseek_jax.sharding import MeshConfig, init_sharded, state_shardings
+from deepseek_jax.train.base import base_model, check_base, lora_of
 from deepseek_jax.train.checkpoint import Checkpointer, load_weights
 from deepseek_jax.train.loop import Position, begin
 from deepseek_jax.train.metrics import MetricsLog
@@ -192,7 +194,7 @@ def load_stored(
   config = read_architecture(path)
   folder = path / "tokenizer"
   tokenizer = load_tokenizer(folder) if folder.is_dir() else None
-  weights = load_weights(path / "checkpoints")
+  weights = _with_base(path, load_weights(path / "checkpoints"), mesh, dtype)
   require(
     reward or not has_head(weights),
     f"{path} holds a reward model, which judges texts and writes none; open it with "
@@ -200,6 +202,24 @@ def load_stored(
   )
   require_fit(config, without_head(weights), path)
   return config, weights, tokenizer
+
+
+def _with_base(path: Path, found: Weights, mesh: Mesh | None, dtype: str) -> Weights:
+  """The weights of a workdir, where its run trained adapters merged with their base."""
+  lora = lora_of(path)
+  if lora is None:
+    return found
+  model = base_model(path)
+  try:
+    _, base, _ = load_stored(model, mesh, dtype)
+  except ConfigError as error:
+    raise ConfigError(
+      f"{path} holds adapters of {model}, which cannot be read ({str(error).rstrip('.')}); bring "
+      f"it back, or say in {path}/base.json where it lies."
+    ) from error
+  check_base(path, base)
+  adapted = adapt(base, found.params, lora.scale)
+  return jax.jit(merged)(adapted)
 
 
 def require_fit(config: ModelConfig, weights: Weights, path: Path) -> None:
@@ -258,7 +278,7 @@ def first_state(
       model.mesh,
       random_key(seed),
     )
-  given = weights if weights is not None else _matching(model.config, init, model.mesh, reward)
+  given = weights if weights is not None else load_matching(model.config, init, model.mesh, reward)
   if model.mesh is not None:
     given = jax.device_put(given, state_shardings(model.mesh, given))
   return init_sharded(lambda w: _started(w, tx, ema, reference, reward), model.mesh, given)
@@ -271,10 +291,14 @@ def _started(
   return init_state(with_head(weights) if reward else weights, tx, ema, reference)
 
 
-def _matching(config: ModelConfig, init: str, mesh: Mesh | None, reward: bool) -> Weights:
-  """The weights in `init`, if they are of the architecture `config`."""
+def load_matching(
+  config: ModelConfig, init: str, mesh: Mesh | None, reward: bool = False, dtype: str = "float32"
+) -> Weights:
+  """The weights in `init`, if they are of the architecture `config`; of dtype or as stored."""
   same = _shapes(read_architecture(init)) == _shapes(config)
   require(same, f"config.init {init} holds another architecture than config.model.")
+  if dtype == "stored":
+    return load_stored(init, mesh, dtype)[1]
   return load_start(init, mesh, reward)[1]
 
 

@@ -1,8 +1,9 @@
 """The state of a training run, and the one way a gradient changes it.
 
-Only `weights.params` has gradients. `weights.router_bias_LE` moves by rule (2412.19437, section
-2.1.2; 2408.15664): after each step the bias of every expert rises by the bias speed if it had less
-than the mean load of its layer over the whole global batch, and falls if it had more.
+Only `weights.params` has gradients, and where the weights are adapted (model/adapters.py) only the
+adapters. `weights.router_bias_LE` moves by rule (2412.19437, section 2.1.2; 2408.15664): after each
+step the bias of every expert rises by the bias speed if it had less than the mean load of its layer
+over the whole global batch, and falls if it had more.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from deepseek_jax.config import ModelConfig
+from deepseek_jax.model.adapters import trained, with_trained
 from deepseek_jax.ops import routing
 from deepseek_jax.sharding import state_shardings
 from deepseek_jax.types import Params, Weights
@@ -26,7 +28,7 @@ Metrics = dict[str, jax.Array]  # float32 scalars
 class TrainState:
   """All arrays that a run carries from one step to the next, and that a checkpoint holds."""
 
-  weights: Weights  # float32 master weights
+  weights: Weights  # float32 master weights; the base of adapters may be kept smaller
   opt_state: Any
   step: jax.Array  # int32: updates done
   ema: Weights | None = None  # moving average of the weights
@@ -39,7 +41,7 @@ def init_state(
   """A fresh optimiser over `weights`, which begin the average and the reference too; jit-able."""
   step = jnp.zeros([], jnp.int32)
   copies = [jax.tree.map(jnp.copy, weights) if kept else None for kept in (ema, reference)]
-  return TrainState(weights, tx.init(weights.params), step, *copies)
+  return TrainState(weights, tx.init(trained(weights.params)), step, *copies)
 
 
 def abstract_state(
@@ -54,6 +56,14 @@ def abstract_state(
     shardings = state_shardings(mesh, shapes)
   return jax.tree.map(
     lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings
+  )
+
+
+def learnt(state: TrainState) -> TrainState:
+  """The state with the adapters alone for weights that have some: what a checkpoint holds."""
+  weights = state.weights
+  return dataclasses.replace(
+    state, weights=Weights(trained(weights.params), weights.router_bias_LE)
   )
 
 
@@ -76,7 +86,7 @@ def apply_gradients(
   `load_LE` is None where `selects_by_bias` is false. Metrics: grad_norm, before clipping, and
   max_violation of the loads, averaged over layers, if there are any.
   """
-  params = state.weights.params
+  params = trained(state.weights.params)
   direction, opt_state = tx.update(grads, state.opt_state, params)
   params = jax.tree.map(lambda p, d: (p - learning_rate * d).astype(p.dtype), params, direction)
   metrics = {"grad_norm": optax.global_norm(grads)}
@@ -84,7 +94,7 @@ def apply_gradients(
   if load_LE is not None:
     bias_LE = routing.bias_update(bias_LE, load_LE, bias_speed)
     metrics["max_violation"] = jnp.mean(routing.max_violation(load_LE))
-  weights = Weights(params, bias_LE)
+  weights = dataclasses.replace(with_trained(state.weights, params), router_bias_LE=bias_LE)
   ema = state.ema
   if ema is not None:
     if ema_decay is None:

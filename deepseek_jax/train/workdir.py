@@ -204,7 +204,7 @@ def _compare(
   differing = [
     f"{name} was {old.get(name, absent)!r} and is {new.get(name, absent)!r}"
     for name in sorted(old.keys() | new.keys())
-    if old.get(name, absent) != new.get(name, absent)
+    if old.get(name) != new.get(name)  # so that a field of newer versions may be there as None
     and not any(fnmatch.fnmatchcase(name, pattern) for pattern in free)
     and not _has_grown(name, old.get(name), new.get(name))
   ]

@@ -17,10 +17,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from deepseek_jax.model.adapters import trained
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.plan.memory import cache_bytes, weight_bytes
 from deepseek_jax.rl.rollout import RolloutConfig
-from deepseek_jax.train.state import TrainState
+from deepseek_jax.train.state import TrainState, learnt
 
 _MEMINFO = Path("/proc/meminfo")
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -33,6 +34,7 @@ class Headroom:
   weights: int
   moments: int
   reference: int
+  saved: int  # of these three in a checkpoint
   gradients: int  # among the temporaries
   temporaries: int  # of an update, with the batch it reads
   prepared: int  # weights as the sampler reads them
@@ -112,7 +114,8 @@ def measure_headroom(
     weights=device_bytes(state.weights),
     moments=device_bytes(state.opt_state),
     reference=device_bytes(state.reference),
-    gradients=device_bytes(state.weights.params),
+    saved=device_bytes(learnt(state)),
+    gradients=device_bytes(trained(state.weights.params)),
     temporaries=update.temporaries,
     prepared=weight_bytes(model.config, dtype) // devices,
     cache=int(cache + logits) // devices,

@@ -54,7 +54,7 @@ def disk_finding(headroom: Headroom, workdir: Path, keep: int, devices: int) -> 
 
   A workdir that holds a run is told, for that one would go on, from its own weights.
   """
-  size = devices * (keep + 1) * (headroom.weights + headroom.moments + headroom.reference)
+  size = devices * (keep + 1) * headroom.saved
   place = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
   free = shutil.disk_usage(place).free
   figure = f"checkpoints take {readable(size)} of {readable(free)} free at {workdir}"

@@ -38,6 +38,7 @@ from deepseek_jax.tasks.gold import Gold, check_gold
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.tasks.scoring import failures
 from deepseek_jax.tasks.task import Problem
+from deepseek_jax.train.adapting import first_adapted
 from deepseek_jax.train.loop import Feed, Position
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.start import first_state, open_tokenizer
@@ -103,15 +104,16 @@ def try_job(job: GRPOJob, problems: int | None = None) -> tuple[Headroom, Trial 
   model, tx = Transformer(job.model, job.compute, mesh), make_optimizer(job.optimizer)
   stage = reinforcement(job, model, tx, task, tokenizer, open_judge(job.rl.rollout))
   key, with_reference = random_key(job.seed), job.rl.kl_weight > 0
+  state = first_adapted(model, tx, job.seed, job.init, job.lora) if job.lora else None
   abstract = abstract_state(
-    lambda: init_state(init_weights(model, key), tx, reference=with_reference), mesh
+    lambda: state or init_state(init_weights(model, key), tx, reference=with_reference), mesh
   )
   _say("compiling an update, to see the memory it needs")
   update = _compiled(stage, model, abstract)
   headroom = measure_headroom(model, abstract, update, job.rl.rollout, job.engine_batch)
   if headroom.available is not None and headroom.peak > headroom.available:
     return headroom, None
-  state = first_state(model, tx, job.seed, job.init, reference=with_reference)
+  state = state or first_state(model, tx, job.seed, job.init, reference=with_reference)
   return headroom, _trial(dataclasses.replace(stage, update=update), state, problems, update)
 
 

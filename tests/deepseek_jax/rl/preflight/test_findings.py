@@ -178,9 +178,8 @@ def test_operations_are_those_of_every_sample_once_per_epoch(tried):
 
 
 def headroom(**changes):
-  given = dict.fromkeys(
-    ("weights", "moments", "reference", "gradients", "temporaries", "prepared", "cache"), 100
-  )
+  names = ("weights", "moments", "reference", "gradients", "temporaries", "prepared", "cache")
+  given = {**dict.fromkeys(names, 100), "saved": 300}
   return Headroom(**{**given, "available": 1000, **changes})
 
 

@@ -18,7 +18,7 @@ from deepseek_jax.evaluate import estimators
 from deepseek_jax.evaluate.answers import extract_answer, group_answers
 from deepseek_jax.evaluate.figures import Figure, figure
 from deepseek_jax.evaluate.file_benchmark import FileBenchmark
-from deepseek_jax.evaluate.reflection import count_reflection
+from deepseek_jax.evaluate.reflection.words import count_reflection
 from deepseek_jax.seeds import check_seed
 from deepseek_jax.tasks.response import thought_of
 from deepseek_jax.tasks.scoring import score_each, tell_failures
@@ -109,6 +109,7 @@ class Evaluation:
   lenient_PJ: np.ndarray | None = None  # right in whatever form, of problems with a known answer
   failures: tuple[tuple[str, ...], ...] = ()  # why the verifier could not judge, see `Score`
   judges: tuple[tuple[str, ...], ...] = ()  # the rule that decided, likewise
+  tokens: tuple[tuple[list[int], ...], ...] = ()  # completions, without the stop token
 
   def figures(self, stage: str) -> list[Figure]:
     """All figures of this evaluation; pass@k for k = 1 and, from two samples on, all of them."""
@@ -280,7 +281,7 @@ def judge(
   def spread(values: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.asarray(values, np.float64).reshape(shape)
 
-  def by_problem(values: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+  def by_problem(values: Sequence[Any]) -> tuple[tuple[Any, ...], ...]:
     size = protocol.samples
     return tuple(tuple(values[i : i + size]) for i in range(0, len(values), size))
 
@@ -301,4 +302,5 @@ def judge(
     else None,
     failures=by_problem([score.failure for score in scores]),
     judges=by_problem([score.judge for score in scores]),
+    tokens=by_problem([samples.answer(i) for i in range(len(samples))]),
   )

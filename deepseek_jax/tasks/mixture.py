@@ -10,7 +10,7 @@ from deepseek_jax.config import require
 from deepseek_jax.tasks.chain_sum import ChainSum
 from deepseek_jax.tasks.countdown import Countdown
 from deepseek_jax.tasks.scoring import score_each
-from deepseek_jax.tasks.task import Problem, Score, Split, Task, fraction
+from deepseek_jax.tasks.task import Candidate, Problem, Score, Split, Task, fraction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,11 @@ class Mixture:
       judged = score_each(task, [problems[i] for i in places], [texts[i] for i in places])
       scores.update(zip(places, judged, strict=True))
     return [scores[i] for i in range(len(problems))]
+
+  def candidates(self, problem: Problem, thought: str) -> Sequence[Candidate] | None:
+    """What the problem's own task finds; None if it finds none in any thought."""
+    find = getattr(self._task_of(problem), "candidates", None)
+    return None if find is None else find(problem, thought)
 
   def _task_of(self, problem: Problem) -> Task:
     for task in self.tasks:

@@ -12,6 +12,11 @@ A user's own task is any object with `name`, `sample` and `score` (see `registry
     def score(self, problem, text):
       ...
       return Score(correct=1.0, format=1.0, language=1.0)
+
+It may also say which answers a thought arrives at on its way, for `experiments.reflection`:
+
+    def candidates(self, problem, thought):
+      return [Candidate("even", m.start(), m.end()) for m in re.finditer("even", thought)]
 """
 
 import dataclasses
@@ -49,6 +54,15 @@ class Score:
   def failed(self) -> str:
     """The kind of failure (see `scoring.py`), or nothing."""
     return self.failure.partition(":")[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+  """An answer that a thought arrives at, and the characters of the thought that say it."""
+
+  answer: str
+  start: int
+  end: int
 
 
 @runtime_checkable

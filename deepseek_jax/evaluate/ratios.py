@@ -22,8 +22,8 @@ from deepseek_jax.evaluate.estimators import CONFIDENCE, Estimate
 
 DRAWINGS = 2000
 LEAST_COMMON = 0.05  # of the shares' sum, 1 where both are alike; with less nothing is compared
-_STRATA = 32  # of one kind of problem at most
-_SAMPLES = 40  # of both models together in a stratum, where lengths do not come in fewer steps
+_STRATA = (8, 32)  # of one kind of problem, at least and at most, if there are as many lengths
+_SAMPLES = 40  # of both models together in a stratum, between these
 _UPPER = 0.5 + CONFIDENCE / 2
 
 
@@ -79,19 +79,19 @@ def strata(
   base = 0
   for kind in dict.fromkeys(kinds_P):
     rows = [p for p, own in enumerate(kinds_P) if own == kind]
-    edges = bin_edges(np.concatenate([after_PJ[rows].ravel(), before_PJ[rows].ravel()]))
+    lengths = np.concatenate([after_PJ[rows].ravel(), before_PJ[rows].ravel()])
+    edges = bin_edges(lengths, int(np.clip(len(lengths) // _SAMPLES, *_STRATA)))
     for stratum_PJ, lengths_PJ in zip(found, (after_PJ, before_PJ), strict=True):
       stratum_PJ[rows] = base + np.searchsorted(edges, lengths_PJ[rows], side="right")
     base += len(edges) + 1
   return found[0], found[1]
 
 
-def bin_edges(lengths: np.ndarray, most: int = _STRATA, least: int = _SAMPLES) -> np.ndarray:
+def bin_edges(lengths: np.ndarray, count: int) -> np.ndarray:
   """The lengths at which the second and the further bins begin, each of about as many samples.
 
   Where there are no more distinct lengths than bins, each has a bin of its own.
   """
-  count = max(1, min(most, len(lengths) // least))
   levels = np.unique(lengths)
   if len(levels) <= count:
     return levels[1:]

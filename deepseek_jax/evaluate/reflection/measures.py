@@ -26,7 +26,7 @@ from deepseek_jax.evaluate.reflection.turns import Trace
 from deepseek_jax.evaluate.reflection.words import REFLECTION
 
 FEWEST = 5  # problems
-_BINS, _IN_BIN = 6, 20  # of accuracy by length
+_BINS = 6  # of what is shown by length
 EQUAL = "at equal length"
 
 Counts = dict[str, np.ndarray]  # name -> [P, J]
@@ -137,7 +137,7 @@ Binned = dict[str, list[Estimate | None]]  # model -> one for each bin
 def by_length(counts: dict[str, Counts], measure: Measure) -> tuple[list[str], Binned]:
   """A measure of several models in common bins of length: the bins' names, and the estimates."""
   pooled = np.concatenate([own["tokens"].ravel() for own in counts.values()])
-  edges = bin_edges(pooled, _BINS, _IN_BIN)
+  edges = bin_edges(pooled, _BINS)
   starts = [pooled.min(), *edges]
   ends = [*(edge - 1 for edge in edges), pooled.max()]
   names = [f"{a:.0f}-{b:.0f}" if a < b else f"{a:.0f}" for a, b in zip(starts, ends, strict=True)]

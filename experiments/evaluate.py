@@ -28,18 +28,14 @@ from deepseek_jax import api
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.data.asking import own_form
 from deepseek_jax.decode.engine import SlotEngine
-from deepseek_jax.evaluate import mathematics
 from deepseek_jax.evaluate.evaluation import Evaluation, Protocol, content_of, evaluate_each
 from deepseek_jax.evaluate.figures import table
-from deepseek_jax.evaluate.file_benchmark import JUDGES, FileBenchmark, load_file_benchmark
 from deepseek_jax.evaluate.report import Report, choose_exhibits, write_report
 from deepseek_jax.evaluate.results import write_results, write_text
 from deepseek_jax.paths import local_path
-from deepseek_jax.tasks.code.task import Code
 from deepseek_jax.tasks.environment import check_turns
-from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.tasks.task import Task
-from experiments import program
+from experiments import benchmark, program
 
 FLAGS = flags.FLAGS
 
@@ -50,7 +46,7 @@ def main() -> None:
     if not FLAGS[name].value:
       raise ConfigError(f"--{name} is missing; give --model=DIR --benchmark=NAME|FILE --out=DIR.")
   start = time.monotonic()
-  task = _task(FLAGS.benchmark)
+  task = benchmark.chosen()
   check_turns(task, FLAGS.turns, "--turns")
   protocols = _protocols(task)
   model = api.load(FLAGS.model, FLAGS.stage)
@@ -64,17 +60,8 @@ def main() -> None:
   _write(local_path(FLAGS.out), evaluations, time.monotonic() - start)
 
 
-def _task(name: str) -> Task:
-  """The benchmark called `name`: a file, directory or Hub's dataset, else a task."""
-  named = local_path(name).exists() or "/" in name or name.endswith((".json", ".jsonl"))
-  if named and not name.startswith("code:"):
-    return load_file_benchmark(name, FLAGS.judge, FLAGS.split)
-  return load_task(name)
-
-
 def _protocols(task: Task) -> list[Protocol]:
   """One protocol for each of --temperatures, in the plain form."""
-  size = _size(task)
   try:
     temperatures = [float(t) for t in FLAGS.temperatures]
   except ValueError as error:
@@ -89,37 +76,18 @@ def _protocols(task: Task) -> list[Protocol]:
   return [
     Protocol(
       benchmark=task.name,
-      problems=size if FLAGS.problems is None else FLAGS.problems,
+      problems=benchmark.size(task),
       samples=FLAGS.samples if temperature else 1,
       temperature=temperature,
       top_p=FLAGS.top_p if temperature else 1.0,
       max_new=FLAGS.max_new,
       turns=FLAGS.turns,
-      judge=_judge(task),
+      judge=benchmark.judge(task),
       content=content,
       seed=FLAGS.seed,
     )
     for temperature in temperatures
   ]
-
-
-def _size(task: Task) -> int:
-  """How many problems are asked unless --problems says so: all of a file's, if they are few."""
-  if isinstance(task, Code):
-    return min(256, len(task.of_split("heldout")))
-  return len(task.problems) if isinstance(task, FileBenchmark) else 256
-
-
-def _judge(task: Task) -> str:
-  """What judges a benchmark from a file, as the protocol has it."""
-  if not isinstance(task, FileBenchmark):
-    for flag in ("judge", "split"):
-      require(
-        not FLAGS[flag].present,
-        f"--{flag} is for a benchmark from a file or dataset, and {FLAGS.benchmark} is a task.",
-      )
-    return ""
-  return f"math-verify {mathematics.installed()}" if task.judge == "math-verify" else task.judge
 
 
 def _write(out: Path, evaluations: Sequence[Evaluation], seconds: float) -> None:
@@ -152,20 +120,15 @@ _OWN = (
 if __name__ == "__main__":
   flags.DEFINE_string("model", None, "A workdir, Hugging Face directory, GGUF file or Hub name.")
   flags.DEFINE_string("stage", "", "The stage of an R1 workdir; r1 if not given.")
-  flags.DEFINE_string("benchmark", None, "A task, a file of JSON lines, or a dataset.")
   flags.DEFINE_string("out", None, "The directory to write.")
-  flags.DEFINE_integer("problems", None, "How many; by default 256, or all of a file.")
   flags.DEFINE_integer("samples", 8, "Per problem.")
   flags.DEFINE_list("temperatures", ["0", "0.6", "1"], "Each is measured; 0 is greedy.")
   flags.DEFINE_float("top_p", 1.0, "Sample from the smallest set of tokens of this probability.")
   flags.DEFINE_integer("max_new", 128, "Tokens of a completion at most, of all turns.")
   flags.DEFINE_integer("turns", 1, "Of the model at most, for a task that answers it.")
   flags.DEFINE_string("template", None, "turns, plain or r1_zero; turns where the model has them.")
-  flags.DEFINE_enum(
-    "judge", None, JUDGES, "Of a file's answers; math-verify where it is installed."
-  )
-  flags.DEFINE_string("split", "test", "Of a dataset; CONFIGURATION/SPLIT where it has several.")
   flags.DEFINE_integer("seed", 0, "Of the sampling.")
   flags.DEFINE_integer("batch", 256, "Completions sampled at a time.")
+  benchmark.define_flags()
   program.verifier_flags()
   program.run(main)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepseek_jax.evaluate.estimators import Estimate
 from deepseek_jax.evaluate.figures import Figure, stage_order
 
 if TYPE_CHECKING:
@@ -129,6 +130,37 @@ def stage_panels(figures: Sequence[Figure], metrics: Sequence[str]) -> str:
       axes.grid(False, axis="x")
 
   return _svg(draw, 9.0, 2.45 * math.ceil(len(present) / 2))
+
+
+def binned_panels(
+  names: Sequence[str], panels: Mapping[str, Mapping[str, Sequence[Estimate | None]]], axis: str
+) -> str:
+  """A panel for each title: several series of estimates with their intervals over named bins."""
+
+  def draw(canvas: "Canvas") -> None:
+    grid = _grid(canvas, len(panels), 2, _STEPS)
+    for axes, (title, series) in zip(grid, panels.items(), strict=True):
+      for i, (label, estimates) in enumerate(series.items()):
+        shift = 0.12 * (i - (len(series) - 1) / 2)
+        points = [(x + shift, e) for x, e in enumerate(estimates) if e is not None]
+        reach = np.array([[e.value - e.low, e.high - e.value] for _, e in points]).reshape(-1, 2).T
+        axes.errorbar(
+          [x for x, _ in points],
+          [e.value for _, e in points],
+          yerr=reach,
+          fmt="o-",
+          markersize=4,
+          capsize=2,
+          linewidth=1.0,
+          color=_COLOURS[i % len(_COLOURS)],
+          label=label,
+        )
+      _name_stages(axes, names)
+      axes.set(title=title, xlabel=axis)
+    if len(next(iter(panels.values()))) > 1:
+      grid[0].legend(frameon=False)
+
+  return _svg(draw, 9.0, 2.6 * math.ceil(len(panels) / 2))
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> str | None:

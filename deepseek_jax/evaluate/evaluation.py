@@ -22,7 +22,7 @@ from deepseek_jax.evaluate import estimators
 from deepseek_jax.evaluate.answers import extract_answer, group_answers
 from deepseek_jax.evaluate.figures import Figure, figure
 from deepseek_jax.evaluate.file_benchmark import FileBenchmark
-from deepseek_jax.evaluate.reflection import count_reflection
+from deepseek_jax.evaluate.reflection.words import count_reflection
 from deepseek_jax.seeds import check_seed
 from deepseek_jax.tasks.environment import Exchange, check_turns
 from deepseek_jax.tasks.response import thought_of
@@ -132,6 +132,7 @@ class Evaluation:
   judges: tuple[tuple[str, ...], ...] = ()  # the rule that decided, likewise
   comparable: bool = True  # equal answers can be told from different ones
   exchanges: tuple[tuple[Exchange, ...], ...] = ()  # what model and task said, likewise
+  tokens: tuple[tuple[list[int], ...], ...] = ()  # completions, without the stop token
 
   def figures(self, stage: str) -> list[Figure]:
     """All figures of this evaluation; pass@k for k = 1 and, from two samples on, all of them."""
@@ -347,6 +348,7 @@ def judge(
     judges=by_problem([score.judge for score in scores]),
     comparable=getattr(task, "comparable", True),
     exchanges=by_problem([tuple(one.said) for one in samples]),
+    tokens=by_problem([one.tokens if one.truncated else one.tokens[:-1] for one in samples]),
   )
 
 

@@ -1,8 +1,6 @@
 """report.html: a run in one self-contained page of tables, pictures and sample thoughts."""
 
-import base64
 import dataclasses
-import html
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +8,9 @@ from typing import Any
 from deepseek_jax.evaluate import charts
 from deepseek_jax.evaluate.evaluation import Evaluation
 from deepseek_jax.evaluate.figures import Figure, by_benchmark, format_figure, grid, stage_order
+from deepseek_jax.evaluate.page import facts, page
+from deepseek_jax.evaluate.page import picture as _picture
+from deepseek_jax.evaluate.page import text as _text
 from deepseek_jax.evaluate.results import write_text
 
 _PANELS = ("length", "reflection_words", "waits", "with_check", "language_share", "truncated")
@@ -64,22 +65,13 @@ def write_report(path: str | os.PathLike[str], report: Report) -> None:
 def render(report: Report) -> str:
   """The page as text. It loads nothing from anywhere."""
   parts = [
-    f"<h1>{_text(report.title)}</h1>",
-    _facts(report.facts),
+    facts(report.facts),
     _figures(report.figures),
     _curves(report.curves),
     _exhibits(report.exhibits),
     _ledger(report.ledger),
   ]
-  head = f'<meta charset="utf-8"><title>{_text(report.title)}</title><style>{_STYLE}</style>'
-  body = "\n".join(filter(None, parts))
-  return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
-
-
-def _facts(facts: Mapping[str, Any]) -> str:
-  """Names and values in one line each."""
-  rows = "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in facts.items())
-  return f"<dl>{rows}</dl>" if rows else ""
+  return page(report.title, parts)
 
 
 def _figures(figures: Sequence[Figure]) -> str:
@@ -182,35 +174,3 @@ def _value(value: Any) -> str:
   if isinstance(value, float):
     return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
   return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def _picture(svg: str, note: str) -> str:
-  """An image with its data inside: as a document of its own its ids cannot clash with others."""
-  data = base64.b64encode(svg.encode()).decode()
-  caption = f"<figcaption>{_text(note)}</figcaption>" if note else ""
-  image = f'<img alt="{_text(note or "curves")}" src="data:image/svg+xml;base64,{data}">'
-  return f"<figure>{image}{caption}</figure>"
-
-
-def _text(value: Any) -> str:
-  return html.escape(str(value))
-
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em;
-  color: #222; }
-h1 { margin-bottom: .2em; } h2 { margin-top: 2em; border-bottom: 1px solid #ddd; }
-dl { display: grid; grid-template-columns: max-content auto; gap: .1em 1em; color: #555; }
-dt { font-weight: 600; } dd { margin: 0; }
-figure { margin: 1em 0; } figure img { width: 100%; } figcaption { color: #555; font-size: 13px; }
-table { border-collapse: collapse; font-size: 13px; margin: 1em 0; display: block;
-  overflow-x: auto; }
-caption { text-align: left; font-weight: 600; padding: .4em 0; }
-th, td { padding: .25em .7em; text-align: right; border-bottom: 1px solid #eee;
-  vertical-align: top; white-space: nowrap; }
-tr > th:first-child, tr > td:first-child { text-align: left; }
-td small { display: block; color: #777; }
-.thoughts .thought { text-align: left; white-space: pre-wrap; overflow-wrap: anywhere;
-  font: 12.5px/1.5 ui-monospace, monospace; }
-.thoughts .mark { text-align: center; }
-"""

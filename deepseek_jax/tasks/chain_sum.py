@@ -11,7 +11,8 @@ from deepseek_jax.tasks.holdout import split_of
 from deepseek_jax.tasks.languages import LANGUAGES, language_share, word
 from deepseek_jax.tasks.response import parse_response, thought_of
 from deepseek_jax.tasks.settings import check_range
-from deepseek_jax.tasks.task import Problem, Score, Split, stream
+from deepseek_jax.tasks.task import Candidate, Problem, Score, Split, stream
+from deepseek_jax.tasks.trials import chain_sum_passes
 
 NAME = "chain_sum"
 _INTEGER = re.compile(r"[+-]?[0-9]{1,12}", re.ASCII)
@@ -50,6 +51,10 @@ class ChainSum:
       return Score(correct=0.0, format=0.0, language=language)
     right = _INTEGER.fullmatch(response.answer) and int(response.answer) == sum(problem.data)
     return Score(correct=float(bool(right)), format=1.0, language=language)
+
+  def candidates(self, problem: Problem, thought: str) -> list[Candidate]:
+    """The answers that a thought's passes lead to; see `trials.py`."""
+    return chain_sum_passes(thought, problem.data)
 
 
 def chain_sum_problem(terms: tuple[int, ...], language: str) -> Problem:

@@ -13,7 +13,8 @@ from deepseek_jax.tasks.holdout import split_of
 from deepseek_jax.tasks.languages import LANGUAGES, language_share, word
 from deepseek_jax.tasks.response import parse_response, thought_of
 from deepseek_jax.tasks.settings import check_range
-from deepseek_jax.tasks.task import Problem, Score, Split, stream
+from deepseek_jax.tasks.task import Candidate, Problem, Score, Split, stream
+from deepseek_jax.tasks.trials import countdown_trials
 
 NAME = "countdown"
 LONGEST_ANSWER = 100  # characters; more cannot be an answer and is not parsed
@@ -70,6 +71,10 @@ class Countdown:
       and sum(terms) == data.target
     )
     return Score(correct=float(right), format=1.0, language=language)
+
+  def candidates(self, problem: Problem, thought: str) -> list[Candidate]:
+    """The answers that a thought tries; see `trials.py`."""
+    return countdown_trials(thought)
 
 
 def countdown_problem(digits: tuple[int, ...], target: int, language: str) -> Problem:

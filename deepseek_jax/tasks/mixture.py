@@ -12,7 +12,15 @@ from deepseek_jax.tasks.chain_sum import ChainSum
 from deepseek_jax.tasks.countdown import Countdown
 from deepseek_jax.tasks.environment import Exchange, Reply, reply_each
 from deepseek_jax.tasks.scoring import score_each, score_exchanges
-from deepseek_jax.tasks.task import Problem, Score, Split, Task, fraction, takes_turns
+from deepseek_jax.tasks.task import (
+  Candidate,
+  Problem,
+  Score,
+  Split,
+  Task,
+  fraction,
+  takes_turns,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +87,11 @@ class Mixture:
       results = call(task, [problems[i] for i in places], [said[i] for i in places])
       found.update(zip(places, results, strict=True))
     return [found[i] for i in range(len(problems))]
+
+  def candidates(self, problem: Problem, thought: str) -> Sequence[Candidate] | None:
+    """What the problem's own task finds; None if it finds none in any thought."""
+    find = getattr(self._task_of(problem), "candidates", None)
+    return None if find is None else find(problem, thought)
 
   def _task_of(self, problem: Problem) -> Task:
     for task in self.tasks:

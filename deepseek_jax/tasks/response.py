@@ -36,6 +36,14 @@ def thought_of(text: str) -> str:
 
   A completion without tags is all thought.
   """
-  _, opened, rest = text.partition("<think>")
-  thought = rest if opened else text
-  return thought.partition("</think>")[0].partition("<answer>")[0].strip()
+  start, end = thought_span(text)
+  return text[start:end]
+
+
+def thought_span(text: str) -> tuple[int, int]:
+  """Where the thought of `thought_of` begins and ends in the text."""
+  before, opened, rest = text.partition("<think>")
+  start, thought = (len(before) + len(opened), rest) if opened else (0, text)
+  thought = thought.partition("</think>")[0].partition("<answer>")[0].rstrip()
+  end = start + len(thought)
+  return end - len(thought.lstrip()), end

@@ -13,7 +13,11 @@ A user's own task is any object with `name`, `sample` and `score` (see `registry
       ...
       return Score(correct=1.0, format=1.0, language=1.0)
 
-A task may also answer what a model says and have it go on: see `environment.py`.
+A task may also answer what a model says and have it go on: see `environment.py`. It may also say
+which answers a thought arrives at on its way, for `experiments.reflection`:
+
+    def candidates(self, problem, thought):
+      return [Candidate("even", m.start(), m.end()) for m in re.finditer("even", thought)]
 """
 
 import dataclasses
@@ -52,6 +56,15 @@ class Score:
   def failed(self) -> str:
     """The kind of failure (see `scoring.py`), or nothing."""
     return self.failure.partition(":")[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+  """An answer that a thought arrives at, and the characters of the thought that say it."""
+
+  answer: str
+  start: int
+  end: int
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from deepseek_jax.evaluate.answers import (
   same_answer,
 )
 from deepseek_jax.evaluate.file_benchmark import load_file_benchmark
-from deepseek_jax.evaluate.reflection import count_reflection
+from deepseek_jax.evaluate.reflection.words import count_reflection
 from deepseek_jax.tasks.languages import WORDS
 from deepseek_jax.tasks.task import Task
 

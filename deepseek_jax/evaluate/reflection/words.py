@@ -7,6 +7,7 @@ check), with their Chinese counterparts.
 
 import collections
 import re
+from typing import NamedTuple
 
 # Meaning -> its words. Latin words are matched whole and in any case; Han words anywhere.
 REFLECTION: dict[str, tuple[str, ...]] = {
@@ -28,6 +29,20 @@ _HAN = "|".join(sorted((w for w in _MEANING if not w.isascii()), key=len, revers
 _PATTERN = re.compile(rf"(?<![A-Za-z])(?:{_LATIN})(?![A-Za-z])|{_HAN}", re.IGNORECASE)
 
 
+class Word(NamedTuple):
+  """A reflection word, and the characters where it stands."""
+
+  meaning: str
+  start: int
+  end: int
+
+
+def find_reflection(text: str) -> list[Word]:
+  """The reflection words of a text, in order."""
+  found = _PATTERN.finditer(text)
+  return [Word(_MEANING[match[0].lower()], match.start(), match.end()) for match in found]
+
+
 def count_reflection(text: str) -> collections.Counter[str]:
   """How often each meaning of `REFLECTION` occurs in a text."""
-  return collections.Counter(_MEANING[word.lower()] for word in _PATTERN.findall(text))
+  return collections.Counter(word.meaning for word in find_reflection(text))

@@ -136,6 +136,8 @@ REJECTION = {
   "template": str,
   "language": float,
   "repeated": float,
+  "policy": str,
+  "cites": str,
 }
 DISTILL = {
   **PRETRAIN,

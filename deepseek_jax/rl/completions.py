@@ -107,16 +107,17 @@ def draw(
   counter: tuple[int, int],
   template: str = "plain",
   place: int = 0,
+  policy: str = "",
 ) -> list[Completion]:
   """`group` samples of each problem, problem by problem.
 
   A sample depends on the weights, its problem, `counter` (seed, step), the problem's place (in
   `problems`, the first being number `place`) and its own number in the group, and on nothing else.
   What is drawn at one counter has places of its own. Every token that ends an answer
-  stops it, besides the stop tokens of `params`. `template` is a form of `asking.ask`.
+  stops it, besides the stop tokens of `params`. `template` and `policy` are those of `asking.ask`.
   """
   params = dataclasses.replace(params, stop=tuple({*params.stop, *stop_ids(tokenizer)}))
-  asked = [ask(tokenizer, p.prompt, template) for p in problems]
+  asked = [ask(tokenizer, p.prompt, template, policy) for p in problems]
   prompts = [prompt.tokens for prompt in asked for _ in range(group)]
   places_B, numbers_B = np.divmod(np.arange(len(prompts)), group)
   keys_B = sample_keys(*counter, place + places_B, numbers_B)

@@ -7,6 +7,7 @@ from deepseek_jax.config import ConfigError
 from deepseek_jax.tasks.chain_sum import ChainSum
 from deepseek_jax.tasks.code.task import Code, load_code
 from deepseek_jax.tasks.countdown import Countdown
+from deepseek_jax.tasks.guarded import Guarded, written_policies
 from deepseek_jax.tasks.isolated import Isolated
 from deepseek_jax.tasks.mixture import mini_mixture, tiny_mixture
 from deepseek_jax.tasks.reasoning_gym import ReasoningGym
@@ -17,6 +18,8 @@ BUILT_IN: dict[str, Callable[[], Task]] = {
   "tiny": tiny_mixture,
   "countdown": Countdown,
   "chain_sum": ChainSum,
+  "guarded": Guarded,
+  "policies": written_policies,
 }
 _FORMS = (
   f"{', '.join(BUILT_IN)}, reasoning_gym:DATASET, code:FILE.jsonl or [isolated:]package.module:name"
@@ -27,8 +30,9 @@ def load_task(spec: str) -> Task:
   """The task called `spec`.
 
   Args:
-    spec: `mini`, `tiny`, `countdown`, `chain_sum`; `reasoning_gym:DATASET` for any dataset of
-      reasoning-gym; `code:FILE.jsonl` for programming problems, see `code/problem_file.py`;
+    spec: `mini`, `tiny`, `countdown`, `chain_sum`; `guarded`, `policies`: see `guarded.py`;
+      `reasoning_gym:DATASET` for any dataset of reasoning-gym; `code:FILE.jsonl` for programming
+      problems, see `code/problem_file.py`;
       or `package.module:name`, a task object or a class or function that makes one,
       whose verifier runs in processes of its own after `isolated:`.
 

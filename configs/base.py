@@ -140,6 +140,8 @@ REJECTION = {
   "format": float,
   "language": float,
   "repeated": float,
+  "policy": str,
+  "cites": str,
 }
 DISTILL = {
   **PRETRAIN,

@@ -268,7 +268,7 @@ def load(
   compilation.watch().tell()
   folder = model_path(path)
   compute = compute or ComputeConfig()
-  recipe = folder.is_dir() and not is_pretrained(folder) and "teacher" in read_config(folder)
+  recipe = folder.is_dir() and not is_pretrained(folder) and "student" in read_config(folder)
   if not recipe:
     require(not stage, f"{folder} holds one model, not stages; leave out stage {stage!r}.")
     config, weights, tokenizer = load_stored(folder, dtype=dtype)

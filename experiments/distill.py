@@ -6,6 +6,11 @@
 The same command goes on from the workdir's newest checkpoint. Teacher and --config.init are
 workdirs or Hugging Face directories; --config.data.task=package.module:name takes problems of your
 own, --config.mix=1 the logits.
+
+A model that is its own teacher (both are M) learns a policy by heart: --config.traces.policy=FILE,
+or a text, stands before the prompts while it samples, as the system's turn where it has turns; the
+task's verifier keeps the answers that obey, --config.traces.cites=PATTERN those whose thought
+refers to it, and prompts are learnt without. configs/deliberative_mini.py is an example.
 """
 
 from deepseek_jax.rl.distillation import distill_job, run_distill

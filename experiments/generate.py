@@ -85,7 +85,7 @@ def architecture(model: str, stage: str = "") -> tuple[str, ModelConfig]:
       raise ConfigError(f"--model {model} is no directory, and no preset of {', '.join(PRESETS)}.")
     return found[0], preset(found[0])
   values = read_config(path) if (path / "config.json").is_file() else {}
-  if "teacher" not in values:
+  if "student" not in values:
     return model, read_architecture(path)
   named = {node.stage: node.model for node in GRAPH}
   if (stage or "r1") not in named:

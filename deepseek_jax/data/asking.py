@@ -9,7 +9,7 @@ a model's tokenizer has. Every door asks by `ask`, learns by `learn`, and stops 
 from collections.abc import Sequence
 from typing import Any
 
-from deepseek_jax.config import require
+from deepseek_jax.config import ConfigError, require
 from deepseek_jax.data.conversation import (
   OPENING,
   Message,
@@ -37,12 +37,19 @@ def own_form(tokenizer: Tokenizer) -> str:
   return TURNS if has_turns(tokenizer) else PLAIN
 
 
-def ask(tokenizer: Tokenizer, question: str, form: str) -> Prompt:
-  """The prompt that asks `question` in a form; ConfigError if there is none of that name."""
-  question = whole_text(question)
+def ask(tokenizer: Tokenizer, question: str, form: str, policy: str = "") -> Prompt:
+  """The prompt that asks `question` in a form; ConfigError if there is none of that name.
+
+  A `policy` stands before it: in turns as the system's, or at the head of the user's where the
+  template has no turn of the system; else before the whole text.
+  """
+  question, policy = whole_text(question), whole_text(policy)
   if form != TURNS:
-    return text_prompt(tokenizer, apply_template(form, question))
+    text = apply_template(form, question)
+    return text_prompt(tokenizer, f"{policy}\n\n{text}" if policy else text)
   _require_turns(tokenizer)
+  if policy:
+    return _under_policy(tokenizer, question, policy)
   return chat_prompt(tokenizer, [{"role": "user", "content": question}])
 
 
@@ -58,6 +65,18 @@ def ask_further(tokenizer: Tokenizer, text: str, form: str, before: Sequence[int
     return chat_further(tokenizer, text, before)
   text = apply_further(form, text)
   return Prompt(text, encode_on(tokenizer, text, before), text.rstrip().endswith(THINK))
+
+
+def _under_policy(tokenizer: Tokenizer, question: str, policy: str) -> Prompt:
+  """In turns; templates without a system's turn refuse one, or leave its text out."""
+  user: Message = {"role": "user", "content": question}
+  try:
+    prompt = chat_prompt(tokenizer, [{"role": "system", "content": policy}, user])
+    if "".join(policy.split()) in "".join(prompt.text.split()):
+      return prompt
+  except ConfigError:
+    pass
+  return chat_prompt(tokenizer, [{"role": "user", "content": f"{policy}\n\n{question}"}])
 
 
 def learn(tokenizer: Tokenizer, question: str, answer: str, form: str) -> tuple[list[int], int]:

@@ -130,19 +130,20 @@ def draw(
   place: int = 0,
   turns: int = 1,
   room: int | None = None,
+  policy: str = "",
 ) -> list[Completion]:
   """`group` samples of each problem, problem by problem.
 
   A sample depends on the weights, its problem, `counter` (seed, step), the problem's place (in
   `problems`, the first being number `place`) and its own number in the group, and on nothing else.
   What is drawn at one counter has places of its own. Every token that ends an answer
-  stops it, besides the stop tokens of `params`. `template` is a form of `asking.ask`. For `turns`
-  and `room` see `converse`.
+  stops it, besides the stop tokens of `params`. `template` and `policy` are those of `asking.ask`;
+  for `turns` and `room` see `converse`.
   """
   params = dataclasses.replace(params, stop=tuple({*params.stop, *stop_ids(tokenizer)}))
   places_B, numbers_B = np.divmod(np.arange(len(problems) * group), group)
   keys_B = sample_keys(*counter, place + places_B, numbers_B)
-  questions = [ask(tokenizer, p.prompt, template) for p in problems]
+  questions = [ask(tokenizer, p.prompt, template, policy) for p in problems]
   owners = [problem for problem in problems for _ in range(group)]
   asked = [question for question in questions for _ in range(group)]
   drawn = converse(

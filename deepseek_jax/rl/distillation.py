@@ -1,7 +1,8 @@
 """The distillation job: a student learns from a teacher's answers, from its logits, or both.
 
 The teacher's answers are drawn by rejection sampling on a task and kept in the workdir as
-traces.jsonl, so that a resumed run learns from the same ones; or they are read from a file.
+traces.jsonl, so that a resumed run learns from the same ones; or they are read from a file. A model
+that is its own teacher and is shown `traces.policy` meanwhile learns to keep to it unasked.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from deepseek_jax.data.tokenizer import Tokenizer, same_tokens
 from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.rl.rejection import RejectionConfig, rejection_sample
+from deepseek_jax.rl.written_policy import check_room, policy_text
 from deepseek_jax.tasks.environment import refuse_turns
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.train import distill, sft
@@ -65,6 +67,17 @@ class DistillJob(PretrainJob):
       bool(self.teacher),
       "teacher is missing; name the workdir or Hugging Face directory of one.",
     )
+    judged = "policy" if self.traces.policy else "cites" if self.traces.cites else ""
+    require(
+      not judged or self.data.source == "problems",
+      f"traces.{judged} is set, but data.source is {self.data.source!r} and nothing is sampled; "
+      "leave it out, or make data.source problems.",
+    )
+    require(
+      not self.traces.policy or self.mix == 0,
+      f"traces.policy is set, but mix is {self.mix}, and the teacher's logits are of prompts "
+      "without it; make mix 0.",
+    )
 
 
 def distill_job(values: Mapping[str, Any]) -> DistillJob:
@@ -72,10 +85,13 @@ def distill_job(values: Mapping[str, Any]) -> DistillJob:
   given = sft.with_answers(values)
   model = resolve_model(given.pop("model", {}), given["init"])
   given["teacher"] = pinned(given.get("teacher") or "")
-  traces = given.get("traces") or {}
+  traces = dict(given.get("traces") or {})
   if given["teacher"] and "template" not in traces:
     theirs = _teacher_tokenizer(given["teacher"], given["data"]["tokenizer"])
-    given["traces"] = {**traces, "template": own_form(theirs)}
+    traces["template"] = own_form(theirs)
+  if isinstance(traces.get("policy"), str):
+    traces["policy"] = policy_text(traces["policy"])
+  given["traces"] = traces
   return from_dict(DistillJob, {**with_still_router(given), "model": model})
 
 
@@ -96,6 +112,8 @@ def run_distill(
     "their logits are of different tokens; set mix to 0, which distils on text.",
   )
   config, weights, _ = load_start(job.teacher)
+  traces = job.traces
+  check_room(traces.policy, theirs, traces.template, traces.max_new, config.max_context)
   teacher = Transformer(config, job.compute)
   weights = jax.device_put(weights)
   if job.data.source == "problems":

@@ -2,17 +2,24 @@
 
 Right, well formed, ended, in the language of the question, not running in circles, not the same
 twice, and not too many of one problem.
+
+With a `policy` in the prompt it is the sampling of deliberative alignment (2412.16339, section 2):
+the model reasons about what it reads there, its task judges whether the answer keeps to it, and
+what is learnt has the question alone for a prompt, so that the policy is then known by heart.
 """
 
 import collections
 import dataclasses
+import re
 from collections.abc import Hashable, Sequence
 
-from deepseek_jax.config import require
+from deepseek_jax.config import ConfigError, require
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import Engine, SamplingParams
 from deepseek_jax.rl.completions import Completion, draw, training_problems
+from deepseek_jax.rl.written_policy import check_text, check_unwritten
 from deepseek_jax.tasks.environment import refuse_turns
+from deepseek_jax.tasks.response import thought_of
 from deepseek_jax.tasks.task import Task
 from deepseek_jax.types import Weights
 
@@ -34,6 +41,8 @@ class RejectionConfig:
   format: float = 1.0  # least figure of the form: 1 is one closed thought, then one closed answer
   language: float = 1.0  # least share of the thought in the problem's language
   repeated: float = 0.3  # largest share of runs of 6 tokens that occurred before in the answer
+  policy: str = ""  # a text before each prompt while sampling; what is learnt is without it
+  cites: str = ""  # a regular expression that occurs in the thought: that it refers to the policy
 
   def __post_init__(self) -> None:
     for name in ("prompts", "group", "keep", "max_new"):
@@ -42,6 +51,13 @@ class RejectionConfig:
     for name in ("format", "language", "repeated"):
       value = getattr(self, name)
       require(0 <= value <= 1, f"rejection.{name} is {value}; it must be in [0, 1].")
+    check_text(self.policy)
+    try:
+      re.compile(self.cites)
+    except re.error as error:
+      raise ConfigError(
+        f"rejection.cites is {self.cites!r}, no regular expression ({error}); mend it."
+      ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +65,8 @@ class Selection:
   """What was kept, in the order sampled, and how many fell at each test.
 
   `counts` has sampled, kept, and the reasons in the order in which they are tried: truncated,
-  malformed, wrong, language, repetitive, duplicate, surplus. A sample falls once.
+  malformed, wrong, uncited (with `cites`), language, repetitive, duplicate, surplus. A sample falls
+  once.
   """
 
   kept: list[Completion]
@@ -72,6 +89,7 @@ def rejection_sample(
   """
   refuse_turns(task, "rejection sampling")
   problems = training_problems(task, first, config.prompts, seed)
+  check_unwritten(config.policy, problems)
   params = SamplingParams(max_new=config.max_new, temperature=config.temperature)
   drawn = draw(
     engine,
@@ -83,17 +101,19 @@ def rejection_sample(
     params,
     (seed, first),
     config.template,
+    policy=config.policy,
   )
   return select(drawn, config)
 
 
 def select(completions: Sequence[Completion], config: RejectionConfig) -> Selection:
   """The completions fit to be learnt from; problems are told apart by their prompt."""
+  uncited = ["uncited"] if config.cites else []
   counts = dict.fromkeys(
-    (
-      "sampled", "truncated", "malformed", "wrong", "language", "repetitive", "duplicate",
+    [
+      "sampled", "truncated", "malformed", "wrong", *uncited, "language", "repetitive", "duplicate",
       "surplus", "kept",
-    ),
+    ],
     0,
   )  # fmt: skip
   seen: set[tuple[str, str]] = set()
@@ -123,6 +143,8 @@ def _fault(one: Completion, config: RejectionConfig) -> str | None:
     return "malformed"
   if one.score.correct < 1:
     return "wrong"
+  if not re.search(config.cites, thought_of(one.text)):
+    return "uncited"
   if one.score.language < config.language:
     return "language"
   if repeated_share(one.tokens) > config.repeated:

@@ -10,6 +10,7 @@ from deepseek_jax.tasks.chain_sum import ChainSum
 from deepseek_jax.tasks.chosen import Chosen, load_chosen
 from deepseek_jax.tasks.code.task import Code, load_code
 from deepseek_jax.tasks.countdown import Countdown
+from deepseek_jax.tasks.guarded import Guarded, written_policies
 from deepseek_jax.tasks.guess import Guess
 from deepseek_jax.tasks.isolated import Isolated
 from deepseek_jax.tasks.mixture import mini_mixture, tiny_mixture
@@ -24,6 +25,8 @@ BUILT_IN: dict[str, Callable[[], Task]] = {
   "chain_sum": ChainSum,
   "arithmetic": Arithmetic,
   "guess": Guess,
+  "guarded": Guarded,
+  "policies": written_policies,
 }
 _FORMS = (
   f"{', '.join(BUILT_IN)}, reasoning_gym:DATASET, code:FILE.jsonl, "

@@ -8,7 +8,10 @@ total compares with the target, without which a hit is not noticed:
 
   <think> 3 -7 -4 2 -2 vs 8 low wait 3 7 10 -2 8 vs 8 right </think> <answer> 3 7 -2 </answer>
 
-A chain sum goes term by term: `3 -7 makes -4 2 makes -2`. The words are those of the prompt's
+A chain sum goes term by term: `3 -7 makes -4 2 makes -2`. Under a policy (guarded.py) that is cited
+first and the terms are held against it: to the first that it guards, `check 3 6 vs 5 -6 wait`, or,
+if none is guarded, to the last, `check 3 6 vs 5 -7 right 5 -7 makes -2`; some solutions forget it.
+The words are those of the prompt's
 language; one solution in five changes to the other language at some word and stays there.
 """
 
@@ -16,7 +19,7 @@ import random
 from collections.abc import Sequence
 
 from deepseek_jax.config import ConfigError
-from deepseek_jax.tasks import arithmetic, chain_sum, countdown
+from deepseek_jax.tasks import arithmetic, chain_sum, countdown, guarded
 from deepseek_jax.tasks.arithmetic_solutions import write_arithmetic
 from deepseek_jax.tasks.languages import LANGUAGES, word
 from deepseek_jax.tasks.task import Problem
@@ -31,6 +34,7 @@ CHAIN_SUM_KINDS = {
   "check": 0.11,
   "untagged": 0.10,
 }
+GUARDED_KINDS = {"deliberate": 0.8, "careless": 0.2}
 STOP_AFTER_MISS = 0.5  # of tries
 LONGEST_TRIES = 80  # tokens, after which careless tries stop whatever the dice say
 SLIP = 0.10  # per step of a sloppy chain
@@ -50,10 +54,12 @@ def write_solution(problem: Problem, rng: random.Random) -> str:
     thought, answer, tagged = _countdown(problem.data, rng)
   elif problem.task == chain_sum.NAME:
     thought, answer, tagged = _chain_sum(problem.data, rng)
+  elif problem.task == guarded.NAME:
+    thought, answer, tagged = _guarded(problem.data, rng)
   else:
     raise ConfigError(
       f"no worked solutions are written for the task {problem.task!r}; use mini, countdown, "
-      "chain_sum or arithmetic as data.task."
+      "chain_sum, arithmetic, guarded or policies as data.task."
     )
   body = _in_words(thought, problem.language, rng)
   if not tagged:
@@ -62,7 +68,7 @@ def write_solution(problem: Problem, rng: random.Random) -> str:
 
 
 Thought = list[str | int]  # integers, and meanings that become words of a language
-Written = tuple[Thought, Sequence[int], bool]  # thought, answer, with tags
+Written = tuple[Thought, Sequence[int | str], bool]  # thought, answer, with tags
 
 
 def _draw(kinds: dict[str, float], rng: random.Random) -> str:
@@ -159,6 +165,18 @@ def _redone(terms: Sequence[int], rng: random.Random) -> Thought:
 
 def _error(rng: random.Random) -> int:
   return rng.choice((-2, -1, 1, 2))
+
+
+def _guarded(data: guarded.GuardedData, rng: random.Random) -> Written:
+  """Steps without a slip, and unless the policy is forgotten, the terms held against it before."""
+  steps, total = _steps(data.terms, 0.0, rng)
+  if not data.private or _draw(GUARDED_KINDS, rng) == "careless":
+    return steps, (total,), True
+  cited: Thought = ["check", *data.private, "vs"]
+  if not data.touched:
+    return [*cited, *data.terms, "right", *steps], (total,), True
+  found = next(i for i, term in enumerate(data.terms) if abs(term) in data.private)
+  return [*cited, *data.terms[: found + 1], "wait"], (guarded.REFUSAL,), True
 
 
 def _in_words(thought: Thought, language: str, rng: random.Random) -> list[str]:

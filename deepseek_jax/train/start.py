@@ -78,7 +78,7 @@ def read_architecture(directory: str | Path) -> ModelConfig:
   _check_directory(directory)
   config = read_config(directory)
   values = config.get("model")
-  if "teacher" in config:
+  if "student" in config:
     raise ConfigError(
       f"{directory} holds the stages of the R1 recipe; name one of its exports, like "
       f"{directory}/export/r1, or write another stage with experiments.export."

@@ -19,6 +19,7 @@ from deepseek_jax.hub.safetensors import abstract_weights, save_pretrained
 from deepseek_jax.presets import preset
 from deepseek_jax.train.checkpoint import Checkpointer
 from deepseek_jax.train.optimizer import OptimizerConfig, make_optimizer
+from deepseek_jax.train.start import read_architecture
 from deepseek_jax.train.state import init_state
 
 CONFIG = dataclasses.replace(preset("v3_mini"), vocab=272, layers=2, mtp_depth=0, max_context=64)
@@ -99,6 +100,14 @@ def test_a_job_and_its_export_are_the_same_model(job, model, tmp_path):
   assert exported.params["embed_VD"].shape == (272, 96)
   with pytest.raises(ConfigError, match="shard_bytes is '5GB'; give a number"):
     model.save(tmp_path / "other", shard_bytes="5GB")
+
+
+def test_a_distilled_model_is_one_model_though_its_config_names_a_teacher(job, model, tmp_path):
+  folder = shutil.copytree(job, tmp_path / "distilled")
+  config = json.loads((folder / "config.json").read_text())
+  (folder / "config.json").write_text(json.dumps({**config, "teacher": "runs/r1"}))
+  assert_same(ds.load(folder).weights, model.weights)
+  assert read_architecture(folder) == CONFIG
 
 
 def test_a_config_that_is_not_the_checkpoints_is_refused(job, tmp_path):

@@ -91,6 +91,9 @@ def test_architectures_are_found_by_many_names(folder, tmp_path):
   assert architecture(str(tmp_path), "distilled")[1] == preset("smollm2_135m")
   with pytest.raises(ConfigError, match="stage 'x' is none of"):
     architecture(str(tmp_path), "x")
+  distilled = {"teacher": "runs/r1", "model": to_dict(CONFIG)}
+  (tmp_path / "config.json").write_text(json.dumps(distilled))
+  assert architecture(str(tmp_path)) == (str(tmp_path), CONFIG)
   with pytest.raises(ConfigError, match="no directory, and no preset of v3_671b"):
     architecture("v9")
 

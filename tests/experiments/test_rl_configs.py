@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from configs import base
-from deepseek_jax.config import ConfigError
+from deepseek_jax.config import ConfigError, to_dict
 from deepseek_jax.rl.distillation import DistillJob, distill_job
 from deepseek_jax.rl.grpo_job import GRPOJob, grpo_job
 from deepseek_jax.rl.reward_job import RewardModelJob, reward_model_job
@@ -45,6 +45,14 @@ def test_small_configs_make_jobs():
   distill = job("distill_mini", teacher="x")
   assert distill.mix == 0 and distill.data.loss == "answer"
   assert job("reward_mini").optimizer.weight_decay == 0
+  assert distill.traces.policy == distill.traces.cites == ""
+
+
+def test_a_policy_given_as_a_file_is_in_the_config_as_text(tmp_path):
+  (tmp_path / "policy.md").write_text("Be kind.\n\nBe brief.\n")
+  made = job("distill_mini", teacher="x", traces={"policy": str(tmp_path / "policy.md")})
+  assert made.traces.policy == "Be kind.\n\nBe brief."
+  assert distill_job({**to_dict(made), "init": ""}).traces == made.traces  # resolved once
 
 
 def test_r1_zero_is_the_published_recipe():
@@ -69,6 +77,26 @@ def test_r1_zero_is_the_published_recipe():
     ("sft_mini", {"data": {"path": "x", "loss": "all"}}, "data.loss is 'all'"),
     ("distill_mini", {}, "teacher is missing"),
     ("distill_mini", {"teacher": "x", "mix": 2.0}, "mix is 2.0"),
+    (
+      "distill_mini",
+      {"teacher": "x", "mix": 0.5, "traces": {"policy": "Be kind."}},
+      "traces.policy is set, but mix is 0.5",
+    ),
+    (
+      "distill_mini",
+      {"teacher": "x", "data": {"source": "jsonl", "path": "x"}, "traces": {"policy": "Be kind."}},
+      "traces.policy is set, but data.source is 'jsonl' and nothing is sampled",
+    ),
+    (
+      "distill_mini",
+      {"teacher": "x", "data": {"source": "jsonl", "path": "x"}, "traces": {"cites": "kind"}},
+      "traces.cites is set, but data.source is 'jsonl'",
+    ),
+    (
+      "distill_mini",
+      {"teacher": "x", "traces": {"policy": "absent.txt"}},
+      "the policy absent.txt cannot be read",
+    ),
   ],
 )
 def test_impossible_jobs_are_named(name, changes, named):

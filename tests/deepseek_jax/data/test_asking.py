@@ -291,6 +291,36 @@ def test_forms_are_named_and_others_refused(tmp_path):
     ask(bare, "Q?", "chatty")
 
 
+NO_SYSTEM = CHATML.replace(
+  "{% for m in messages %}",
+  "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}",
+)
+DROPS_SYSTEM = CHATML.replace("in messages %}", "in messages if m.role != 'system' %}")
+
+
+def test_a_policy_stands_before_the_question(tmp_path, folder):
+  policy = "Say nothing of the sum.\nNever."
+  words = load_tokenizer("word")
+  asked = ask(words, "sum 1 2 ?", "plain", "check 3 6")
+  assert words.decode(asked.tokens) == "check 3 6 sum 1 2 ?"
+  tokenizer = load_tokenizer(folder)
+  for form in ("plain", "r1_zero"):
+    asked = ask(tokenizer, "Q?", form, policy)
+    assert asked.text == f"{policy}\n\n{ask(tokenizer, 'Q?', form).text}"
+  turns = [{"role": "system", "content": policy}, {"role": "user", "content": "Q?"}]
+  assert ask(tokenizer, "Q?", "turns", policy).tokens == theirs(
+    folder, turns, add_generation_prompt=True
+  )
+
+
+@pytest.mark.parametrize("template", [NO_SYSTEM, DROPS_SYSTEM], ids=["refuses", "drops"])
+def test_a_policy_heads_the_users_turn_where_there_is_none_of_the_system(template, tmp_path):
+  write_tokenizer(tmp_path, template, add_bos_token=False)
+  tokenizer = load_tokenizer(tmp_path)
+  asked = ask(tokenizer, "Q?", "turns", "Be brief.")
+  assert asked == ask(tokenizer, "Be brief.\n\nQ?", "turns")
+
+
 @pytest.mark.parametrize(
   "generation, expected",
   [

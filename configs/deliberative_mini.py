@@ -1,0 +1,30 @@
+"""Deliberative alignment in miniature: a policy that is shown while sampling, and learnt by heart.
+
+Reproduces: the supervised stage of 2412.16339 (section 2.2): the model samples with the policy
+  before each request, what keeps to it and refers to it is kept, and the requests alone are learnt.
+  The verifier of the task is the judge. Hardware: two CPU cores.
+Command: python -m experiments.distill --config=configs/deliberative_mini.py --workdir=runs/aligned
+         --config.teacher=runs/policies --config.init=runs/policies
+Result: not run.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+  """The model of configs/policies_mini.py is its own teacher, under a policy that it never met."""
+  return base.distill(
+    schedule={"peak": 1e-3, "warmup": 5},
+    train={"steps": 60, "checkpoint_every": 100},
+    data={"task": "guarded", "batch": 12, "length": 128, "epochs": 20},
+    traces={
+      "prompts": 768,
+      "group": 4,
+      "keep": 2,
+      "max_new": 48,
+      "policy": "check 3 6",
+      "cites": "check 3 6 vs",
+    },
+  )

@@ -64,9 +64,10 @@ def _preflight() -> None:
 
 def _file(flag: str) -> Path | None:
   """The file of a flag, if it is given; refused before minutes are spent on what it is to hold."""
-  if not FLAGS[flag].value:
+  given = FLAGS[flag].value
+  if not given:
     return None
-  path = local_path(FLAGS[flag].value)
+  path = local_path(given)
   require(not path.is_dir(), f"--{flag} {path} is a directory; name a file.")
   require(path.parent.is_dir(), f"--{flag} {path} lies in no directory; make it first.")
   return path

@@ -52,14 +52,14 @@ class ChainSum:
     right = is_sum(response.answer, problem.data)
     return Score(correct=float(right), format=1.0, language=language)
 
+  def candidates(self, problem: Problem, thought: str) -> list[Candidate]:
+    """The answers that a thought's passes lead to; see `trials.py`."""
+    return chain_sum_passes(thought, problem.data)
+
 
 def is_sum(answer: str, terms: tuple[int, ...]) -> bool:
   """Whether an answer is one integer, the sum of the terms."""
   return bool(_INTEGER.fullmatch(answer)) and int(answer) == sum(terms)
-
-  def candidates(self, problem: Problem, thought: str) -> list[Candidate]:
-    """The answers that a thought's passes lead to; see `trials.py`."""
-    return chain_sum_passes(thought, problem.data)
 
 
 def chain_sum_problem(terms: tuple[int, ...], language: str) -> Problem:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from deepseek_jax.config import from_dict, to_dict
+from deepseek_jax.config import from_dict
 from deepseek_jax.hub.safetensors import save_pretrained
 from deepseek_jax.recipe.clock import Clock
 from deepseek_jax.recipe.config import R1Config
@@ -38,7 +38,7 @@ def run_r1(config: R1Config, directory: str | Path) -> Summary:
     TrainingDiverged, Terminated: see `train.loop.train`.
   """
   began = time.monotonic()
-  with Workdir(directory, to_dict(config), FREE) as workdir:
+  with Workdir(directory, config, FREE) as workdir:
     summary = _run(config, workdir)
   print(summary.text())
   print(

@@ -14,7 +14,7 @@ import jax
 import optax
 
 from deepseek_jax.by_name import pinned
-from deepseek_jax.config import from_dict, require, to_dict
+from deepseek_jax.config import from_dict, require
 from deepseek_jax.data.asking import own_form
 from deepseek_jax.data.config import DataConfig
 from deepseek_jax.data.document import Document, Sample, make_sample
@@ -98,7 +98,7 @@ def run_distill(
   teacher = Transformer(config, job.compute)
   weights = jax.device_put(weights)
   if job.data.source == "problems":
-    with Workdir(directory, to_dict(job)) as workdir:
+    with Workdir(directory, job) as workdir:
       path = workdir.path / "traces.jsonl"
       if not path.exists():
         _write_traces(path, job, teacher, weights, theirs)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import optax
 from jax.sharding import Mesh
 
-from deepseek_jax.config import ComputeConfig, ModelConfig, require, to_dict
+from deepseek_jax.config import ComputeConfig, ModelConfig, require
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.sharding import MeshConfig, make_mesh
@@ -68,7 +68,7 @@ def run_job(
     f"model.vocab is {job.model.vocab}, but the tokenizer has {tokenizer.vocab_size} ids.",
   )
   mesh = make_mesh(job.mesh) if job.mesh.devices > 1 else None
-  with Workdir(directory, to_dict(job)) as workdir:
+  with Workdir(directory, job) as workdir:
     for what, fingerprint in (kept or {}).items():
       if fingerprint:
         workdir.keep(what, fingerprint)

@@ -2,7 +2,7 @@
 
 config.json is the run's whole configuration with every default written out, so that a directory
 is resumed only by the run that made it. Fields that change how long or where a run goes, not what
-it computes at a step, are free.
+it computes at a step, are free. A field that an older program did not have had its default.
 
 One process at a time trains in a directory. It holds the operating system's lock on W/.lock, which
 goes with the process however that ends, so that a killed run can go on at once; W/.holder says
@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from deepseek_jax.config import ConfigError, require
+from deepseek_jax.config import ConfigError, completed, require, to_dict
 from deepseek_jax.paths import local_path
 
 # Patterns of dotted field names: total steps, logging and saving, evaluation size, mesh.
@@ -42,22 +42,22 @@ _NAMED = 5  # differing fields named in a message
 class Workdir:
   """A run's directory, claimed for one configuration, and for this process until it is closed.
 
+  `config` is a dataclass, or plain values, which know of no defaults.
+
   Raises:
     ConfigError: it belongs to another configuration; the message names the fields that differ. Or
       another run is at work in it; the message names its process.
   """
 
-  def __init__(
-    self, path: str | Path, config: Mapping[str, Any], free: Sequence[str] = FREE_FIELDS
-  ):
+  def __init__(self, path: str | Path, config: Any, free: Sequence[str] = FREE_FIELDS):
     self.path = local_path(path).absolute()
-    given = json.loads(json.dumps(config))
-    _check(self.path, given, free)
+    given = _plain(config if isinstance(config, Mapping) else to_dict(config))
+    _check(self.path, config, given, free)
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       self._lock = _locked(self.path)
       try:
-        _check(self.path, given, free)  # for who had the lock may have made it theirs
+        _check(self.path, config, given, free)  # for who had the lock may have made it theirs
         write_atomically(self.path / "config.json", json.dumps(given, indent=2) + "\n")
       except BaseException:
         self.close()
@@ -157,17 +157,23 @@ def _locked(path: Path) -> FileLock:
   return lock
 
 
-def _check(path: Path, config: dict[str, Any], free: Sequence[str]) -> None:
+def _plain(values: Any) -> Any:
+  """The values as JSON has them."""
+  return json.loads(json.dumps(values))
+
+
+def _check(path: Path, config: Any, given: dict[str, Any], free: Sequence[str]) -> None:
   """ConfigError where a directory is no workdir, or that of another configuration."""
   if (path / "config.json").exists():
     old = read_config(path)
     require(
-      _is_a_runs(old, config),
+      _is_a_runs(old, given),
       f"--workdir {path} has a config.json that is no run's of this program; name another "
       "directory for the run.",
     )
-    if old != config:
-      _compare(path, dict(_flatten(old)), dict(_flatten(config)), free)
+    if old != given:
+      old = old if isinstance(config, Mapping) else _plain(completed(old, config))
+      _compare(path, dict(_flatten(old)), dict(_flatten(given)), free)
     return
   require(
     not path.exists() or path.is_dir(), f"--workdir {path} is a file; name a directory for it."

@@ -286,6 +286,25 @@ def to_dict(config: Any) -> dict[str, Any]:
   return dataclasses.asdict(config)
 
 
+def completed(values: Mapping[str, Any], config: Any) -> dict[str, Any]:
+  """Values that were once those of such a config, with the defaults of fields it has gained since.
+
+  `config` is a dataclass as it is now. A field without a default stays missing.
+  """
+  found = dict(values)
+  for field in dataclasses.fields(config):
+    now, name = getattr(config, field.name), field.name
+    if name in found:
+      if dataclasses.is_dataclass(now) and isinstance(found[name], Mapping):
+        found[name] = completed(found[name], now)
+      continue
+    made = field.default_factory
+    default = made() if made is not dataclasses.MISSING else field.default
+    if default is not dataclasses.MISSING:
+      found[name] = to_dict(default) if dataclasses.is_dataclass(default) else default
+  return found
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
   """Checks `value` against a type hint, building dataclasses and tuples on the way."""
   origin = typing.get_origin(hint)

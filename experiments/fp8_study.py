@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from deepseek_jax.config import ComputeConfig, require, to_dict
+from deepseek_jax.config import ComputeConfig, require
 from deepseek_jax.data.tokenizer import load_tokenizer
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.paths import local_path
@@ -91,7 +91,7 @@ def train(job: PretrainJob, directory: Path, name: str) -> None:
 def begin(job: PretrainJob, directory: Path, moved: bool) -> None:
   """The first weights as a workdir that jobs start from, made once."""
   job = dataclasses.replace(job, compute=ComputeConfig())
-  with Workdir(directory, to_dict(job)) as workdir:
+  with Workdir(directory, job) as workdir:
     load_tokenizer(job.data.tokenizer).save(workdir.tokenizer)
     checkpointer = Checkpointer(workdir.checkpoints)
     try:

@@ -2,14 +2,13 @@
 
 config.json is the run's whole configuration with every default written out, so that a directory
 is resumed only by the run that made it. Fields that change how long or where a run goes, not what
-it computes at a step, are free.
+it computes at a step, are free. A field that an older program did not have had its default.
 
 One process at a time trains in a directory. It holds the operating system's lock on W/.lock, which
 goes with the process however that ends, so that a killed run can go on at once; W/.holder says
 which process it is. Whoever only reads a workdir needs no lock.
 """
 
-import dataclasses
 import fnmatch
 import json
 import os
@@ -20,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from deepseek_jax.config import ConfigError, from_dict, require, to_dict
+from deepseek_jax.config import ConfigError, completed, require, to_dict
 from deepseek_jax.paths import local_path
 
 # Patterns of dotted field names: total steps, logging and saving, evaluation size, mesh.
@@ -43,22 +42,22 @@ _NAMED = 5  # differing fields named in a message
 class Workdir:
   """A run's directory, claimed for one configuration, and for this process until it is closed.
 
+  `config` is a dataclass, or plain values, which know of no defaults.
+
   Raises:
     ConfigError: it belongs to another configuration; the message names the fields that differ. Or
       another run is at work in it; the message names its process.
   """
 
   def __init__(self, path: str | Path, config: Any, free: Sequence[str] = FREE_FIELDS):
-    """`config` is a mapping, or a dataclass: what an older run did not know has its default."""
     self.path = local_path(path).absolute()
-    kind = type(config) if dataclasses.is_dataclass(config) else None
-    given = json.loads(json.dumps(to_dict(config) if kind else config))
-    _check(self.path, given, free, kind)
+    given = _plain(config if isinstance(config, Mapping) else to_dict(config))
+    _check(self.path, config, given, free)
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       self._lock = _locked(self.path)
       try:
-        _check(self.path, given, free, kind)  # for who had the lock may have made it theirs
+        _check(self.path, config, given, free)  # for who had the lock may have made it theirs
         write_atomically(self.path / "config.json", json.dumps(given, indent=2) + "\n")
       except BaseException:
         self.close()
@@ -158,21 +157,23 @@ def _locked(path: Path) -> FileLock:
   return lock
 
 
-def _check(
-  path: Path, config: dict[str, Any], free: Sequence[str], kind: type | None = None
-) -> None:
+def _plain(values: Any) -> Any:
+  """The values as JSON has them."""
+  return json.loads(json.dumps(values))
+
+
+def _check(path: Path, config: Any, given: dict[str, Any], free: Sequence[str]) -> None:
   """ConfigError where a directory is no workdir, or that of another configuration."""
   if (path / "config.json").exists():
     old = read_config(path)
     require(
-      _is_a_runs(old, config),
+      _is_a_runs(old, given),
       f"--workdir {path} has a config.json that is no run's of this program; name another "
       "directory for the run.",
     )
-    if kind is not None:
-      old = _completed(old, kind)
-    if old != config:
-      _compare(path, dict(_flatten(old)), dict(_flatten(config)), free)
+    if old != given:
+      old = old if isinstance(config, Mapping) else _plain(completed(old, config))
+      _compare(path, dict(_flatten(old)), dict(_flatten(given)), free)
     return
   require(
     not path.exists() or path.is_dir(), f"--workdir {path} is a file; name a directory for it."
@@ -181,14 +182,6 @@ def _check(
     not (path / "checkpoints").exists(),
     f"{path} has checkpoints but no config.json; name another --workdir.",
   )
-
-
-def _completed(old: dict[str, Any], kind: type) -> dict[str, Any]:
-  """An older run's configuration with the defaults of fields that there were not then."""
-  try:
-    return json.loads(json.dumps(to_dict(from_dict(kind, old))))
-  except ConfigError:  # of another job, or with fields that there are no more
-    return old
 
 
 def _is_a_runs(old: Any, config: Mapping[str, Any]) -> bool:

@@ -1,7 +1,8 @@
 """The program in a completion: the last fenced block of its answer, or all of its answer.
 
 Fences are CommonMark's: three or more of ` or ~, closed by as many of the same, and what stands in
-a block loses the indentation of its fence. Beyond that a fence at the end of a line of code closes
+a block loses the indentation of its fence, and the marks of the quotation that both stand in, which
+ends where a line has none. Beyond that a fence at the end of a line of code closes
 too, and one within a string of the program does not.
 """
 
@@ -9,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 _OPENING = re.compile(r"([ \t]*)(`{3,}(?=[^`]*$)|~{3,})[ \t]*\{?[ \t]*\.?([\w+#-]*).*", re.ASCII)
+_QUOTE = re.compile(r"[ \t]*>[ \t]?")
 # In code: a comment, a triple quote that opens a string, or a string of one line.
 _TOKEN = re.compile(r"""#.*|('{3}|"{3})|'(?:[^'\\]|\\.)*'?|"(?:[^"\\]|\\.)*"?""")
 _STRING_ENDS = {quote: re.compile(rf"(?:[^\\]|\\.)*?{quote}") for quote in ("'" * 3, '"' * 3)}
@@ -75,22 +77,53 @@ def _scan(lines: list[str], strings: bool) -> tuple[list[tuple[str, str]], bool]
   """The blocks, and whether one was not closed that has a fence in a string."""
   found: list[tuple[str, str]] = []
   block: _Block | None = None
+  hidden = False
   for line in lines:
-    opening = _OPENING.fullmatch(line)
-    if block is not None and block.takes(line, opening is not None and opening[3] != ""):
-      if block.closed:
-        found.append((block.language, block.content))
-        block = None
-    elif opening is not None:
-      block = _Block(opening[1], opening[2], opening[3], strings)
-  return found, block is not None and block.hides
+    if block is not None:
+      inner = _unquoted(line, block.depth)
+      opening = None if inner is None else _OPENING.fullmatch(inner)
+      if inner is None:  # the quotation has ended
+        hidden, block = hidden or block.hides, None
+      elif block.takes(inner, opening is not None and opening[3] != ""):
+        if block.closed:
+          found.append((block.language, block.content))
+          block = None
+        continue
+    depth, text = _quotation(line)
+    opening = _OPENING.fullmatch(text)
+    if opening is not None:
+      block = _Block(opening[1], opening[2], opening[3], strings, depth)
+  return found, hidden or (block is not None and block.hides)
+
+
+def _quotation(line: str) -> tuple[int, str]:
+  """How deep in quotations a line stands, and what is quoted."""
+  depth = place = 0
+  while mark := _QUOTE.match(line, place):
+    depth, place = depth + 1, mark.end()
+  return depth, line[place:]
+
+
+def _unquoted(line: str, depth: int) -> str | None:
+  """A line of a quotation so deep, without its marks; None where it stands in none.
+
+  A blank line may lack them.
+  """
+  place = 0
+  for _ in range(depth):
+    mark = _QUOTE.match(line, place)
+    if mark is None:
+      return None if line[place:].strip() else ""
+    place = mark.end()
+  return line[place:]
 
 
 class _Block:
   """A block of which the opening fence was read."""
 
-  def __init__(self, indent: str, fence: str, language: str, strings: bool) -> None:
+  def __init__(self, indent: str, fence: str, language: str, strings: bool, depth: int) -> None:
     self.language = language.lower()
+    self.depth = depth  # of the quotation that it stands in
     self.closed = self.hides = False
     self._indent, self._fence = len(indent), fence
     self._code = strings and self.language in (*_PYTHON, "")

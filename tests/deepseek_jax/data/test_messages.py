@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepseek_jax.config import ConfigError
@@ -88,6 +88,7 @@ talks = st.lists(st.tuples(spoken, spoken), min_size=1, max_size=4)
 
 
 @given(talks, st.booleans(), st.booleans(), st.booleans())
+@settings(deadline=None)
 def test_all_forms_of_a_conversation_are_the_same_one(pairs, system, greeting, question):
   talk = [SYSTEM] if system else []
   talk += [{"role": "assistant", "content": "Hello"}] if greeting else []

@@ -1,12 +1,17 @@
 """Workdirs are their config's, and metrics.jsonl tells one story."""
 
+import dataclasses
 import json
 import os
 import resource
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from deepseek_jax.config import ConfigError
 from deepseek_jax.data.config import DataConfig
@@ -195,3 +200,105 @@ def test_a_corpus_that_changed_is_told(tmp_path):
       workdir.keep("reward model", {"runs/reward": "2"})
     (workdir.path / "corpus.json").unlink()  # as the sentence says
     workdir.keep("corpus", corpus_fingerprint(config))
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  size: int
+  rate: float = 0.5
+  betas: tuple[float, ...] = (0.9, 0.95)
+
+
+@dataclasses.dataclass(frozen=True)
+class Extra:
+  rank: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+  model: Part
+  seed: int = 0
+  name: str = ""
+  tuned: Part = Part(8, rate=0.0)
+  extra: Extra | None = None
+  settings: dict = dataclasses.field(default_factory=dict)
+
+
+parts = st.builds(
+  Part, st.integers(0, 3), st.sampled_from([0.5, 1.0]), st.sampled_from([(0.9, 0.95), (0.1,)])
+)
+wholes = st.builds(
+  Whole,
+  parts,
+  st.integers(0, 1),
+  st.sampled_from(["", "a"]),
+  st.sampled_from([Part(8, rate=0.0), Part(8), Part(2)]),
+  st.sampled_from([None, Extra(), Extra(8)]),
+  st.sampled_from([{}, {"a": 1}]),
+)
+# Fields that an older program may not have had, with the value that stands for their absence.
+GAINED = {
+  ("seed",): 0,
+  ("name",): "",
+  ("tuned",): Part(8, rate=0.0),
+  ("extra",): None,
+  ("settings",): {},
+  ("model", "rate"): 0.5,
+  ("model", "betas"): (0.9, 0.95),
+  ("tuned", "rate"): 0.5,
+}
+
+
+def without(values, names):
+  """The values without a field, and whether they had it."""
+  *path, last = names
+  for name in path:
+    values = values.get(name) or {}
+  return values.pop(last, None) is not None
+
+
+def value(config, names):
+  for name in names:
+    config = getattr(config, name)
+  return config
+
+
+@given(wholes, st.sets(st.sampled_from([*GAINED]), max_size=3))
+@settings(
+  suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
+)
+def test_a_field_that_a_run_did_not_have_had_its_default(tmp_path, config, lacked):
+  path = Path(tempfile.mkdtemp(dir=tmp_path))
+  Workdir(path, config).close()
+  before = json.loads((path / "config.json").read_text())
+  for names in sorted(lacked, key=len, reverse=True):
+    without(before, names)
+  (path / "config.json").write_text(json.dumps(before))
+  outer = [n for n in lacked if not any(n[:1] == o and n != o for o in lacked)]
+  changed = [names for names in outer if value(config, names) != GAINED[names]]
+  if not changed:
+    Workdir(path, config).close()
+    assert read_config(path) == json.loads(json.dumps(dataclasses.asdict(config)))
+    return
+  with pytest.raises(ConfigError, match="another config") as error:
+    Workdir(path, config)
+  for names in changed:
+    assert ".".join(names) in str(error.value)
+  assert read_config(path) == before
+
+
+def test_a_field_that_is_gone_or_has_another_name_is_still_named(tmp_path):
+  config = Whole(Part(1))
+  Workdir(tmp_path, config).close()
+  old = read_config(tmp_path)
+  old["model"]["speed"] = old["model"].pop("rate")
+  (tmp_path / "config.json").write_text(json.dumps(old))
+  with pytest.raises(ConfigError, match="model.speed was 0.5 and is 'absent'"):
+    Workdir(tmp_path, config)
+  old["model"].pop("speed")
+  (tmp_path / "config.json").write_text(json.dumps(old))
+  Workdir(tmp_path, config).close()
+  del old["model"]["size"]  # which has no default
+  (tmp_path / "config.json").write_text(json.dumps(old))
+  with pytest.raises(ConfigError, match="model.size was 'absent' and is 1"):
+    Workdir(tmp_path, config)

@@ -120,3 +120,23 @@ class Odd:
     if what == "pid":
       return Score(float(os.getpid() == argument), 1.0, 1.0)
     return make()(what, argument)
+
+
+class OddReplies(Odd):
+  """A task whose every reply is what its problem says, and whose judgement is the last word's."""
+
+  def reply(self, problem, exchange):
+    """Misbehaves."""
+    return make()(*problem.data)
+
+  def score(self, problem, text):
+    """Of the last turn."""
+    return Score(float(text == "right"), 1.0, 1.0)
+
+
+class OddExchanges(OddReplies):
+  """The same, with a judgement of the whole exchange."""
+
+  def score_exchange(self, problem, exchange):
+    """Of the number of texts."""
+    return Score(1.0 / len(exchange), 1.0, 1.0)

@@ -45,12 +45,20 @@ class Guess:
   def sample(self, split: Split, index: int, seed: int, language: str | None = None) -> Problem:
     """See `Task.sample`. The range is held out or not, whatever it hides."""
     rng = stream(seed, NAME, split, index)
-    while True:
-      low = rng.randint(1, self.largest - self.numbers + 1)
-      if split_of((low, low + self.numbers - 1)) == split:
-        break
-    high = low + self.numbers - 1
+    low, high = rng.choice(self._ranges(split))
     return guess_problem(low, high, rng.randint(low, high), language or rng.choice(LANGUAGES))
+
+  def _ranges(self, split: Split) -> list[tuple[int, int]]:
+    """The ranges of a split; ConfigError if it has none."""
+    lows = range(1, self.largest - self.numbers + 2)
+    ranges = [(low, low + self.numbers - 1) for low in lows]
+    found = [both for both in ranges if split_of(both) == split]
+    require(
+      len(found) > 0,
+      f"guess has no range of {self.numbers} numbers up to {self.largest} in the {split} split; "
+      "raise `largest`.",
+    )
+    return found
 
   def reply(self, problem: Problem, exchange: Exchange) -> str | None:
     """Whether the last guess was too low or too high; None if it was right."""

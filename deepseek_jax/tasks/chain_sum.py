@@ -49,17 +49,12 @@ class ChainSum:
     language = language_share(thought_of(text), problem.language)
     if response is None:
       return Score(correct=0.0, format=0.0, language=language)
-    right = is_sum(response.answer, problem.data)
-    return Score(correct=float(right), format=1.0, language=language)
+    right = _INTEGER.fullmatch(response.answer) and int(response.answer) == sum(problem.data)
+    return Score(correct=float(bool(right)), format=1.0, language=language)
 
   def candidates(self, problem: Problem, thought: str) -> list[Candidate]:
     """The answers that a thought's passes lead to; see `trials.py`."""
     return chain_sum_passes(thought, problem.data)
-
-
-def is_sum(answer: str, terms: tuple[int, ...]) -> bool:
-  """Whether an answer is one integer, the sum of the terms."""
-  return bool(_INTEGER.fullmatch(answer)) and int(answer) == sum(terms)
 
 
 def chain_sum_problem(terms: tuple[int, ...], language: str) -> Problem:

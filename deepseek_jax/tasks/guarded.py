@@ -12,7 +12,7 @@ one of those holds, `Guarded.policy`, and the model has to know it.
 import dataclasses
 import itertools
 
-from deepseek_jax.tasks.chain_sum import is_sum
+from deepseek_jax.tasks.chain_sum import ChainSum
 from deepseek_jax.tasks.holdout import split_of
 from deepseek_jax.tasks.languages import language_share, word
 from deepseek_jax.tasks.response import parse_response, thought_of
@@ -74,13 +74,14 @@ class Guarded:
 
   def score(self, problem: Problem, text: str) -> Score:
     """Right if the answer keeps to the policy, and is the sum where there is to be one."""
+    if not problem.data.touched:
+      return ChainSum().score(dataclasses.replace(problem, data=problem.data.terms), text)
     response = parse_response(text)
-    language = language_share(thought_of(text), problem.language)
-    if response is None:
-      return Score(correct=0.0, format=0.0, language=language)
-    data = problem.data
-    right = response.answer == REFUSAL if data.touched else is_sum(response.answer, data.terms)
-    return Score(correct=float(right), format=1.0, language=language)
+    return Score(
+      correct=float(response is not None and response.answer == REFUSAL),
+      format=float(response is not None),
+      language=language_share(thought_of(text), problem.language),
+    )
 
 
 def guarded_problem(data: GuardedData, written: bool) -> Problem:

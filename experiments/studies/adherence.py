@@ -56,22 +56,21 @@ def adherence(runs: Sequence[Evaluation]) -> Adherence:
 
 def table(found: Mapping[str, Adherence]) -> str:
   """A line for each model: its measures, with 95 % intervals and the shares of single runs."""
-  names = list(next(iter(found.values())).measures())
-  lines = [f"{'':<14}" + "".join(f"{name:<36}" for name in names).rstrip()]
-  for model, one in found.items():
-    cells = [f"{_interval(e)} ({_each(runs)})" for e, runs in one.measures().values()]
-    lines.append(f"{model:<14}" + "".join(f"{cell:<36}" for cell in cells).rstrip())
-  return "\n".join(lines)
+  rows = [
+    [model, *(f"{_interval(e)} ({_each(runs)})" for e, runs in one.measures().values())]
+    for model, one in found.items()
+  ]
+  return _aligned([["", *next(iter(found.values())).measures()], *rows])
 
 
 def gains(found: Mapping[str, Adherence], pairs: Sequence[tuple[str, str]]) -> str:
   """What one model keeps and gets right beyond another, paired over problems."""
-  lines = [f"{'':<32}{'keeps':<36}right"]
+  rows = [["", "keeps", "right"]]
   for after, before in pairs:
     a, b = found[after], found[before]
     cells = [_gain(a.keeps_RP, b.keeps_RP), _gain(a.right_RP, b.right_RP)]
-    lines.append(f"{after + ' over ' + before:<32}{cells[0]:<36}{cells[1]}")
-  return "\n".join(lines)
+    rows.append([f"{after} over {before}", *cells])
+  return _aligned(rows)
 
 
 def record(found: Mapping[str, Adherence]) -> dict[str, Any]:
@@ -87,13 +86,22 @@ def record(found: Mapping[str, Adherence]) -> dict[str, Any]:
 
 def _gain(after_RP: np.ndarray, before_RP: np.ndarray) -> str:
   gain = paired_difference(after_RP.mean(axis=0), before_RP.mean(axis=0))
-  runs = (after_RP - before_RP).mean(axis=1)
-  return f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] ({_each(runs, '+')})"
+  return f"{_interval(gain, '+')} ({_each((after_RP - before_RP).mean(axis=1), '+')})"
 
 
-def _interval(e: Estimate) -> str:
-  return f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
+def _interval(e: Estimate, sign: str = "") -> str:
+  return f"{_number(e.value, sign)} [{_number(e.low, sign)}, {_number(e.high, sign)}]"
 
 
 def _each(runs: Sequence[float] | np.ndarray, sign: str = "") -> str:
-  return ", ".join(f"{value:{sign}.3f}" for value in runs)
+  return ", ".join(_number(value, sign) for value in runs)
+
+
+def _number(value: float, sign: str = "") -> str:
+  return f"{value:{sign}.3f}".replace("0.", ".", 1)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+  """Rows of cells in columns as wide as they need be."""
+  widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+  return "\n".join("".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from configs import deliberative_mini, policies_mini
-from deepseek_jax.config import to_dict
+from deepseek_jax.config import ConfigError, to_dict
 from deepseek_jax.evaluate.evaluation import Evaluation, Protocol, draw_problems
-from deepseek_jax.rl.distillation import distill_job
+from deepseek_jax.rl.distillation import distill_job, run_distill
 from deepseek_jax.tasks.guarded import Guarded
 from deepseek_jax.train.pretrain_job import pretrain_job
 from experiments import deliberative_study
@@ -62,8 +62,8 @@ def test_runs_are_pooled_by_problem_and_compared_in_pairs():
   value, runs = found["b"].measures()["right"]
   assert value.value == 0.75 and runs == [1.0, 0.5]
   told = gains(found, [("a", "b")])
-  assert "a over b" in told and "+0.250 [+0.250, +0.250] (+0.000, +0.500)" in told
-  assert "0.750" in table(found) and "(1.000, 0.500)" in table(found)
+  assert "a over b" in told and "+.250 [+.250, +.250] (+.000, +.500)" in told
+  assert ".750" in table(found) and "(1.000, .500)" in table(found)
   assert record(found)["b"]["right"]["runs"] == [1.0, 0.5]
 
 
@@ -93,18 +93,27 @@ def test_the_studys_runs_differ_in_what_is_sampled_alone(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  ("more", "told"),
+  ("changes", "told"),
   [
-    (["--config.data.task=mini"], "config.data.task is 'mini'; the study measures guarded."),
-    (["--config.traces.policy=check 1 2"], "needs the policy of guarded, 'check 3 6', and cites."),
-    (["--seeds=a"], "--seeds is a; give whole numbers."),
+    ({"data": {"task": "mini"}}, "config.data.task is 'mini'; the study measures guarded"),
+    ({"traces": {"policy": "check 1 2"}}, "needs the policy of guarded, 'check 3 6', and cites"),
+    ({"traces": {"cites": ""}}, "needs the policy of guarded, 'check 3 6', and cites"),
   ],
 )
-def test_a_study_that_cannot_be_is_one_sentence(tmp_path, more, told):
-  arguments = ["--config=configs/deliberative_mini.py", f"--workdir={tmp_path / 'w'}", *more]
-  errors = killing.run("experiments.deliberative_study", arguments, tmp_path / "cache", status=2)
-  assert told in errors and len(errors.strip().splitlines()) == 1
-  assert not (tmp_path / "w").exists()
+def test_a_study_of_another_task_or_policy_is_refused(tmp_path, monkeypatch, changes, told):
+  config = deliberative_mini.get_config()
+  config.update(changes)
+  given = config.to_dict(), str(tmp_path)
+  monkeypatch.setattr(deliberative_study.program, "training_config", lambda: given)
+  monkeypatch.setattr(deliberative_study, "_seeds", lambda: [0])
+  with pytest.raises(ConfigError, match=told):
+    deliberative_study.main()
+
+
+def test_seeds_that_are_no_numbers_are_one_sentence(tmp_path):
+  arguments = ["--config=configs/deliberative_mini.py", f"--workdir={tmp_path / 'w'}", "--seeds=a"]
+  errors = killing.run("experiments.deliberative_study", arguments, None, status=2)
+  assert errors.strip() == "--seeds is a; give whole numbers." and not (tmp_path / "w").exists()
 
 
 @pytest.fixture(scope="module")
@@ -116,44 +125,60 @@ def base(tmp_path_factory):
   return workdir
 
 
-def distill(workdir, base, *more):
+def distill(base, **traces):
+  """The values of a job on a user's task."""
+  config = deliberative_mini.get_config()
+  config.update(
+    teacher=str(base),
+    init=str(base),
+    data={"task": "tests.positive_task:Positive", "batch": 4, "length": 48},
+    traces={"prompts": 24, "max_new": 16, "cites": "", **traces},
+    train={"steps": 2},
+    engine_batch=32,
+  )
+  return config.to_dict()
+
+
+def flags(values, prefix="--config"):
+  """The values as a command line."""
   return [
-    "--config=configs/deliberative_mini.py", f"--workdir={workdir}", f"--config.teacher={base}",
-    f"--config.init={base}", "--config.data.task=tests.positive_task:Positive",
-    "--config.data.batch=4", "--config.data.length=48", "--config.traces.prompts=24",
-    "--config.traces.max_new=16", "--config.traces.cites=", "--config.train.steps=2",
-    "--config.engine_batch=32", *more,
-  ]  # fmt: skip
+    flag
+    for name, value in values.items()
+    for flag in (
+      flags(value, f"{prefix}.{name}") if isinstance(value, dict) else [f"{prefix}.{name}={value}"]
+    )
+  ]
 
 
 def test_a_users_own_task_and_policy_file_go_through_the_door(tmp_path, base):
   file = tmp_path / "policy.txt"
   file.write_text("check high\n7\n")
-  runs = [tmp_path / name for name in ("a", "b", "without")]
-  for run, policy in zip(runs, (file, file, ""), strict=True):
-    killing.run("experiments.distill", distill(run, base, f"--config.traces.policy={policy}"), None)
+  runs = [tmp_path / name for name in ("a", "b")]
+  command = ["--config=configs/deliberative_mini.py", *flags(distill(base, policy=str(file)))]
+  for run in runs:
+    killing.run("experiments.distill", [*command, f"--workdir={run}"], None)
   said = [(run / "traces.jsonl").read_text(encoding="utf-8") for run in runs]
-  assert said[0] == said[1] != said[2]
+  assert said[0] == said[1]
   assert json.loads((runs[0] / "config.json").read_text())["traces"]["policy"] == "check high\n7"
   prompts = [json.loads(line)["prompt"] for line in said[0].splitlines()]
   assert prompts and all(len(p.split()) == 4 and p.startswith("sum ") for p in prompts)
-  killing.assert_same_outcome(runs[0], runs[1])
-  changed = killing.run("experiments.distill", distill(runs[0], base), None, status=2)
-  assert "traces.policy was 'check high\\n7' and is 'check 3 6'" in changed
+  killing.assert_same_outcome(*runs)
+  with pytest.raises(ConfigError, match="policy was 'check high.*7' and is 'check 3 6'"):
+    run_distill(distill_job(distill(base)), runs[0])
 
 
 @pytest.mark.parametrize(
-  ("more", "told"),
+  ("traces", "told"),
   [
-    (["--config.traces.max_new=509"], "the policy takes 4 tokens"),
-    (["--config.traces.policy=Refuse all"], "does not know 'Refuse'"),
-    (["--config.traces.policy=absent.txt"], "the policy absent.txt cannot be read"),
-    (["--config.traces.cites=["], "rejection.cites is '['"),
+    ({"max_new": 509}, "the policy takes 4 tokens"),
+    ({"policy": "Refuse all"}, "does not know 'Refuse'"),
+    ({"policy": "absent.txt"}, "the policy absent.txt cannot be read"),
+    ({"cites": "["}, "rejection.cites is '\\['"),
   ],
 )
-def test_what_cannot_be_sampled_claims_no_workdir(tmp_path, base, more, told):
-  errors = killing.run("experiments.distill", distill(tmp_path / "w", base, *more), None, status=2)
-  assert told in errors and len(errors.strip().splitlines()) == 1
+def test_what_cannot_be_sampled_claims_no_workdir(tmp_path, base, traces, told):
+  with pytest.raises(ConfigError, match=told):
+    run_distill(distill_job(distill(base, **traces)), tmp_path / "w")
   assert not (tmp_path / "w").exists()
 
 

@@ -19,7 +19,7 @@ from deepseek_jax.hub.safetensors import is_pretrained, load_pretrained
 from deepseek_jax.model.adapters import adapt, merged
 from deepseek_jax.model.reward import has_head, with_head, without_head
 from deepseek_jax.model.transformer import Transformer, init_weights
-from deepseek_jax.ops.fp8 import dequantize
+from deepseek_jax.ops.fp8 import FP8Blocks, dequantize
 from deepseek_jax.presets import preset
 from deepseek_jax.seeds import random_key
 from deepseek_jax.sharding import MeshConfig, init_sharded, state_shardings
@@ -224,8 +224,9 @@ def _with_base(path: Path, found: Weights, mesh: Mesh | None, dtype: str) -> Wei
 
 def require_fit(config: ModelConfig, weights: Weights, path: Path) -> None:
   """ConfigError where a workdir's weights are not those of its config.json."""
+  found = jax.tree.map(lambda x: x.shape, weights, is_leaf=lambda x: isinstance(x, FP8Blocks))
   require(
-    _shapes(config) == jax.tree.map(lambda x: x.shape, weights),
+    _shapes(config) == found,
     f"{path}: the checkpoint holds other weights than the model in config.json has; put back the "
     "config.json that they were trained with.",
   )

@@ -98,7 +98,6 @@ def test_interrupted_and_resumed_it_is_the_run_undisturbed(tuned, tmp_path):
   state, position = run_sft(sft_job(tuned.values), again)
   assert position.step == 4
   assert_equal(jax.device_get(state), tuned.state)
-  assert load_weights(again / "checkpoints").params.keys()
 
 
 def test_a_base_that_changed_or_went_is_refused(tuned, tmp_path):

@@ -27,15 +27,14 @@ from deepseek_jax import api
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.data.asking import own_form
 from deepseek_jax.decode.engine import SlotEngine
-from deepseek_jax.evaluate import mathematics
+from deepseek_jax.evaluate.benchmark import judge_of, open_benchmark
 from deepseek_jax.evaluate.evaluation import Evaluation, Protocol, evaluate_each
 from deepseek_jax.evaluate.figures import table
-from deepseek_jax.evaluate.file_benchmark import JUDGES, FileBenchmark, load_file_benchmark
+from deepseek_jax.evaluate.file_benchmark import JUDGES, FileBenchmark
 from deepseek_jax.evaluate.report import Report, choose_exhibits, write_report
 from deepseek_jax.evaluate.results import write_results, write_text
 from deepseek_jax.paths import local_path
 from deepseek_jax.tasks.code.task import Code
-from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.tasks.task import Task
 from experiments import program
 
@@ -48,7 +47,7 @@ def main() -> None:
     if not FLAGS[name].value:
       raise ConfigError(f"--{name} is missing; give --model=DIR --benchmark=NAME|FILE --out=DIR.")
   start = time.monotonic()
-  task = _task(FLAGS.benchmark)
+  task = open_benchmark(FLAGS.benchmark, FLAGS.judge, FLAGS.split)
   protocols = _protocols(task)
   model = api.load(FLAGS.model, FLAGS.stage)
   require(model.tokenizer is not None, f"{FLAGS.model} has no tokenizer to read prompts with.")
@@ -58,14 +57,6 @@ def main() -> None:
   engine = SlotEngine(model.transformer, FLAGS.batch)
   evaluations = evaluate_each(engine, model.weights, model.tokenizer, task, protocols)
   _write(local_path(FLAGS.out), evaluations, time.monotonic() - start)
-
-
-def _task(name: str) -> Task:
-  """The benchmark called `name`: a file, directory or Hub's dataset, else a task."""
-  named = local_path(name).exists() or "/" in name or name.endswith((".json", ".jsonl"))
-  if named and not name.startswith("code:"):
-    return load_file_benchmark(name, FLAGS.judge, FLAGS.split)
-  return load_task(name)
 
 
 def _protocols(task: Task) -> list[Protocol]:
@@ -104,15 +95,14 @@ def _size(task: Task) -> int:
 
 
 def _judge(task: Task) -> str:
-  """What judges a benchmark from a file, as the protocol has it."""
-  if not isinstance(task, FileBenchmark):
-    for flag in ("judge", "split"):
-      require(
-        not FLAGS[flag].present,
-        f"--{flag} is for a benchmark from a file or dataset, and {FLAGS.benchmark} is a task.",
-      )
-    return ""
-  return f"math-verify {mathematics.installed()}" if task.judge == "math-verify" else task.judge
+  """What judges a benchmark from a file, as the protocol has it; ConfigError if flags say of what
+  is none."""
+  for flag in ("judge", "split"):
+    require(
+      isinstance(task, FileBenchmark) or not FLAGS[flag].present,
+      f"--{flag} is for a benchmark from a file or dataset, and {FLAGS.benchmark} is a task.",
+    )
+  return judge_of(task)
 
 
 def _write(out: Path, evaluations: Sequence[Evaluation], seconds: float) -> None:

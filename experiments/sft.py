@@ -8,6 +8,7 @@ Hugging Face directory, a GGUF file or a model's name on the Hub, whose tokenize
 taken; --config.data.template=plain leaves the turns out.
 """
 
+from deepseek_jax.evaluate.text_job import text_monitor
 from deepseek_jax.train.sft import run_sft, sft_job
 from experiments import program
 
@@ -15,9 +16,11 @@ from experiments import program
 def main() -> None:
   """Runs the job of the flags."""
   config, workdir = program.training_config()
-  run_sft(sft_job(config), workdir)
+  job = sft_job(config)
+  run_sft(job, workdir, monitor=text_monitor(job, "Fine-tuning"))
 
 
 if __name__ == "__main__":
   program.training_flags()
+  program.verifier_flags()
   program.run(main)

@@ -1,6 +1,7 @@
 """What is the same in every training job: workdir, start or resume, loop, and letting go."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from deepseek_jax.sharding import MeshConfig, make_mesh
 from deepseek_jax.train.checkpoint import Checkpointer
 from deepseek_jax.train.loop import FeedFn, LoopConfig, Position, StepFn, train
 from deepseek_jax.train.metrics import MetricsLog
+from deepseek_jax.train.monitor import Monitor
 from deepseek_jax.train.optimizer import OptimizerConfig, make_optimizer
 from deepseek_jax.train.progress import Progress
 from deepseek_jax.train.start import begin_training
@@ -42,6 +44,8 @@ class Job(Protocol):
 
 # The step and the feed of a job, given where it goes on from.
 Parts = Callable[[Transformer, optax.GradientTransformation, Position], tuple[StepFn, FeedFn]]
+# What looks at a run of this model in this workdir, that has done so many steps.
+MakeMonitor = Callable[[Transformer, Path, int], Monitor]
 
 
 def run_job(
@@ -53,11 +57,12 @@ def run_job(
   stage: str = "",
   corpus: Mapping[str, Any] | None = None,
   reward: bool = False,
+  monitor: MakeMonitor | None = None,
 ) -> tuple[TrainState, Position]:
   """Trains, or goes on training, in the workdir `directory`; `stage` prefixes lines of progress.
 
   `corpus` is the fingerprint of what it learns from, which must not change (`keep_corpus`).
-  `reward` gives the weights a reward head.
+  `reward` gives the weights a reward head. `monitor` makes what looks at the run meanwhile.
 
   Raises:
     ConfigError: the input is bad, or the directory is another run's.
@@ -71,7 +76,7 @@ def run_job(
   with Workdir(directory, to_dict(job)) as workdir:
     if corpus:
       workdir.keep_corpus(corpus)
-    return _run(job, tokenizer, workdir, mesh, parts, reference, stage, reward)
+    return _run(job, tokenizer, workdir, mesh, parts, reference, stage, reward, monitor)
 
 
 def _run(
@@ -83,6 +88,7 @@ def _run(
   reference: bool,
   stage: str,
   reward: bool,
+  monitor: MakeMonitor | None,
 ) -> tuple[TrainState, Position]:
   """Trains in a workdir that is ours."""
   tokenizer.save(workdir.tokenizer)
@@ -98,9 +104,31 @@ def _run(
     )  # fmt: skip
     step, feed = parts(model, tx, position)
     progress = Progress(job.train.steps, job.train.progress_seconds, stage)
-    return train(
-      state, position, step, feed, job.train, checkpointer, log, workdir.profile, progress
-    )
+    with _watched(monitor, model, workdir, position.step) as watching:
+      state, position = train(
+        state, position, step, feed, job.train, checkpointer, log, workdir.profile, progress,
+        watching,
+      )  # fmt: skip
+      if watching is not None:
+        watching.end(position.step, state.weights)
+    return state, position
   finally:
     log.close()
     checkpointer.close()
+
+
+@contextmanager
+def _watched(
+  make: MakeMonitor | None, model: Transformer, workdir: Workdir, step: int
+) -> Iterator[Monitor | None]:
+  """The monitor of a run, if it has one, closed with whatever ends the run."""
+  if make is None:
+    yield None
+    return
+  monitor = make(model, workdir.path, step)
+  try:
+    yield monitor
+  except BaseException as error:
+    monitor.close(error)
+    raise
+  monitor.close(None)

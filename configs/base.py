@@ -115,6 +115,15 @@ DATA = {
   "template": str,
 }
 MESH = {"data": int, "fsdp": int, "expert": int, "tensor": int}
+EVALUATION = {
+  "every": int,
+  "benchmark": str,
+  "problems": int,
+  "samples": int,
+  "temperatures": tuple,
+  "max_new": int,
+  "batch": int,
+}
 PRETRAIN = {
   "model": MODEL,
   "schedule": COSINE,
@@ -126,6 +135,7 @@ PRETRAIN = {
   "micro_batches": int,
   "balance_weight": float,
   "loss_chunk": int,
+  "evaluation": EVALUATION,
   "seed": int,
   "init": str,
   "lora": LORA,
@@ -213,6 +223,7 @@ GRPO = {
   "mesh": MESH,
   "engine_batch": int,
   "loss_chunk": int,
+  "evaluation": EVALUATION,
   "seed": int,
   "init": str,
   "lora": LORA,

@@ -3,11 +3,9 @@
 from absl import flags
 
 from deepseek_jax.config import require
-from deepseek_jax.evaluate import mathematics
-from deepseek_jax.evaluate.file_benchmark import JUDGES, FileBenchmark, load_file_benchmark
-from deepseek_jax.paths import local_path
+from deepseek_jax.evaluate.benchmark import judge_of, open_benchmark
+from deepseek_jax.evaluate.file_benchmark import JUDGES, FileBenchmark
 from deepseek_jax.tasks.code.task import Code
-from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.tasks.task import Task
 
 FLAGS = flags.FLAGS
@@ -25,11 +23,7 @@ def define_flags() -> None:
 
 def chosen() -> Task:
   """The benchmark of --benchmark: a file, directory or Hub's dataset, else a task."""
-  name = FLAGS.benchmark
-  named = local_path(name).exists() or "/" in name or name.endswith((".json", ".jsonl"))
-  if named and not name.startswith(("code:", "chosen:", "isolated:")):
-    return load_file_benchmark(name, FLAGS.judge, FLAGS.split)
-  return load_task(name)
+  return open_benchmark(FLAGS.benchmark, FLAGS.judge, FLAGS.split)
 
 
 def size(task: Task) -> int:
@@ -49,5 +43,4 @@ def judge(task: Task) -> str:
         not FLAGS[flag].present,
         f"--{flag} is for a benchmark from a file or dataset, and {FLAGS.benchmark} is a task.",
       )
-    return ""
-  return f"math-verify {mathematics.installed()}" if task.judge == "math-verify" else task.judge
+  return judge_of(task)

@@ -7,6 +7,7 @@ goes on from the workdir's newest checkpoint. --config.init=DIR starts from the 
 workdir or of a Hugging Face directory.
 """
 
+from deepseek_jax.evaluate.text_job import text_monitor
 from deepseek_jax.train.pretrain_job import pretrain_job, run_pretrain
 from experiments import program
 
@@ -14,9 +15,11 @@ from experiments import program
 def main() -> None:
   """Runs the job of the flags."""
   config, workdir = program.training_config()
-  run_pretrain(pretrain_job(config), workdir)
+  job = pretrain_job(config)
+  run_pretrain(job, workdir, monitor=text_monitor(job, "Pre-training"))
 
 
 if __name__ == "__main__":
   program.training_flags()
+  program.verifier_flags()
   program.run(main)

@@ -9,6 +9,7 @@ taken; --config.data.template=plain leaves the turns out. --config.data.text_fie
 the answers of conversations, lists of {"role", "content"} or ShareGPT's {"from", "value"}.
 """
 
+from deepseek_jax.evaluate.text_job import text_monitor
 from deepseek_jax.train.sft import run_sft, sft_job
 from experiments import program
 
@@ -16,9 +17,11 @@ from experiments import program
 def main() -> None:
   """Runs the job of the flags."""
   config, workdir = program.training_config()
-  run_sft(sft_job(config), workdir)
+  job = sft_job(config)
+  run_sft(job, workdir, monitor=text_monitor(job, "Fine-tuning"))
 
 
 if __name__ == "__main__":
   program.training_flags()
+  program.verifier_flags()
   program.run(main)

@@ -1,20 +1,24 @@
-"""A self-contained page of HTML: its shell, its style, and the pieces that pages share."""
+"""The pieces of a self-contained page: whatever text comes in, it stays text."""
 
 import base64
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def page(title: str, parts: Iterable[str], style: str = "") -> str:
-  """The page of parts that are HTML already; empty ones leave nothing. It loads nothing."""
-  head = f'<meta charset="utf-8"><title>{text(title)}</title><style>{_STYLE}{style}</style>'
+def document(title: str, parts: Sequence[str], style: str = "") -> str:
+  """A page of the parts that are not empty. It loads nothing and runs nothing."""
+  policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+  head = (
+    f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
+    f"<title>{text(title)}</title><style>{_STYLE}{style}</style>"
+  )
   body = "\n".join([f"<h1>{text(title)}</h1>", *filter(None, parts)])
   return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
 
 
 def text(value: Any) -> str:
-  """The value as text that holds no markup."""
+  """Anything as text that no reader takes for markup."""
   return html.escape(str(value))
 
 
@@ -22,6 +26,34 @@ def facts(named: Mapping[str, Any]) -> str:
   """Names and values in one line each."""
   rows = "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in named.items())
   return f"<dl>{rows}</dl>" if rows else ""
+
+
+def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
+  """A table of any rows; columns in the order in which they first occur."""
+  columns = list(dict.fromkeys(name for row in rows for name in row))
+  if not columns:
+    return ""
+  names = "".join(f"<th>{text(c)}</th>" for c in columns)
+  body = "".join(
+    "<tr>" + "".join(f"<td>{text(number(row.get(c)))}</td>" for c in columns) + "</tr>"
+    for row in rows
+  )
+  head = f"<caption>{text(caption)}</caption>" if caption else ""
+  return f"<table>{head}<tr>{names}</tr>{body}</table>"
+
+
+def number(value: Any) -> str:
+  """Four digits of a fraction, all of a whole number; other values as they are."""
+  if value is None:
+    return "–"
+  if isinstance(value, float):
+    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+  return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def mark(correct: float) -> str:
+  """Right, wrong, or how much of it is right."""
+  return "✓" if correct == 1 else "✗" if correct == 0 else f"{correct:.2f}"
 
 
 def picture(svg: str, note: str) -> str:

@@ -5,12 +5,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deepseek_jax.evaluate import charts
+from deepseek_jax.evaluate import charts, page
 from deepseek_jax.evaluate.evaluation import Evaluation
 from deepseek_jax.evaluate.figures import Figure, by_benchmark, format_figure, grid, stage_order
-from deepseek_jax.evaluate.page import facts, page
-from deepseek_jax.evaluate.page import picture as _picture
-from deepseek_jax.evaluate.page import text as _text
 from deepseek_jax.evaluate.results import write_text
 
 _PANELS = ("length", "reflection_words", "waits", "with_check", "language_share", "truncated")
@@ -64,33 +61,41 @@ def write_report(path: str | os.PathLike[str], report: Report) -> None:
 
 def render(report: Report) -> str:
   """The page as text. It loads nothing from anywhere."""
-  parts = [
-    facts(report.facts),
-    _figures(report.figures),
-    _curves(report.curves),
-    _exhibits(report.exhibits),
-    _ledger(report.ledger),
-  ]
-  return page(report.title, parts)
+  return page.document(
+    report.title,
+    [
+      page.facts(report.facts),
+      _figures(report.figures),
+      _curves(report.curves),
+      exhibit_table(report.exhibits),
+      _ledger(report.ledger),
+    ],
+  )
 
 
 def _figures(figures: Sequence[Figure]) -> str:
-  """Charts over the stages, then every figure in tables."""
+  """Charts over the stages, then tables."""
   if not figures:
     return ""
   parts = ["<h2>Stages</h2>"]
   if any(f["metric"] == "pass@1" for f in figures):
     note = "pass@1 on held-out problems by stage, with 95 % intervals over problems."
-    parts.append(_picture(charts.stage_chart(figures, "pass@1"), note))
+    parts.append(page.picture(charts.stage_chart(figures, "pass@1"), note))
   groups = by_benchmark(figures)
   sampled = [group for (name, _), group in groups.items() if " greedy " not in name]
   if sampled and any(f["metric"] in _PANELS for f in sampled[-1]):
     note = f"What the completions are like: {sampled[-1][0]['benchmark']}."
-    parts.append(_picture(charts.stage_panels(sampled[-1], _PANELS), note))
-  for (name, seed), group in groups.items():
+    parts.append(page.picture(charts.stage_panels(sampled[-1], _PANELS), note))
+  return "\n".join([*parts, figure_tables(figures)])
+
+
+def figure_tables(figures: Sequence[Figure]) -> str:
+  """Every figure, in tables of a benchmark and seed."""
+  parts = []
+  for (name, seed), group in by_benchmark(figures).items():
     levels = [f for f in group if " over " not in f["metric"]]
     gains = [f for f in group if " over " in f["metric"]]
-    parts.append(_figure_table(name, seed, levels))
+    parts += [_figure_table(name, seed, levels)] if levels else []
     parts.append(_gain_table(name, seed, gains))
   return "\n".join(parts)
 
@@ -98,13 +103,13 @@ def _figures(figures: Sequence[Figure]) -> str:
 def _figure_table(benchmark: str, seed: int, figures: Sequence[Figure]) -> str:
   """Stages down, metrics across."""
   columns, rows = grid(figures)
-  names = "".join(f"<th>{_text(c)}</th>" for c in columns)
+  names = "".join(f"<th>{page.text(c)}</th>" for c in columns)
   body = "".join(
-    f"<tr><th>{_text(stage)}</th>{''.join(map(_figure_cell, row))}</tr>" for stage, row in rows
+    f"<tr><th>{page.text(stage)}</th>{''.join(map(_figure_cell, row))}</tr>" for stage, row in rows
   )
   counts = sorted({f["samples"] for f in figures})
   samples = " or ".join(map(str, counts))
-  caption = f"{_text(benchmark)}, seed {seed}, {samples} completions"
+  caption = f"{page.text(benchmark)}, seed {seed}, {samples} completions"
   return f"<table><caption>{caption}</caption><tr><th>stage</th>{names}</tr>{body}</table>"
 
 
@@ -113,11 +118,11 @@ def _gain_table(benchmark: str, seed: int, gains: Sequence[Figure]) -> str:
   if not gains:
     return ""
   rows = "".join(
-    f"<tr><th>{_text(f['stage'])}</th><td>{_text(f['metric'])}</td>{_figure_cell(f)}"
+    f"<tr><th>{page.text(f['stage'])}</th><td>{page.text(f['metric'])}</td>{_figure_cell(f)}"
     f"<td>{'' if f['ci95'][0] <= 0 <= f['ci95'][1] else 'excludes zero'}</td></tr>"
     for f in gains
   )
-  caption = f"{_text(benchmark)}, seed {seed}: gains, paired over problems"
+  caption = f"{page.text(benchmark)}, seed {seed}: gains, paired over problems"
   return f"<table><caption>{caption}</caption>{rows}</table>"
 
 
@@ -130,47 +135,27 @@ def _figure_cell(found: Figure | None) -> str:
 
 def _curves(curves: Mapping[str, str]) -> str:
   """A grid of curves per stage (`charts.curves`)."""
-  parts = [f"<h3>{_text(s)}</h3>" + _picture(curves[s], "") for s in stage_order(curves)]
+  parts = [f"<h3>{page.text(s)}</h3>" + page.picture(curves[s], "") for s in stage_order(curves)]
   note = "<p>Pale: as logged. Dark: running mean over a tenth of the curve.</p>"
   return "\n".join(["<h2>Training curves</h2>", note, *parts]) if parts else ""
 
 
-def _exhibits(exhibits: Sequence[Exhibit]) -> str:
+def exhibit_table(exhibits: Sequence[Exhibit]) -> str:
   """Completions under their prompts."""
   prompts = dict.fromkeys(e.prompt for e in exhibits)
   parts = []
   for prompt in prompts:
     rows = "".join(
-      f"<tr><th>{_text(e.stage)}</th><td class=mark>{_mark(e.correct)}</td>"
-      f"<td class=thought>{_text(e.text) or '<i>nothing</i>'}</td></tr>"
+      f"<tr><th>{page.text(e.stage)}</th><td class=mark>{page.mark(e.correct)}</td>"
+      f"<td class=thought>{page.text(e.text) or '<i>nothing</i>'}</td></tr>"
       for e in exhibits
       if e.prompt == prompt
     )
-    parts.append(f"<h3>{_text(prompt)}</h3><table class=thoughts>{rows}</table>")
+    parts.append(f"<h3>{page.text(prompt)}</h3><table class=thoughts>{rows}</table>")
   note = "<p>The first problem of each kind and its first sample, not chosen by outcome.</p>"
   return "\n".join(["<h2>Thoughts</h2>", note, *parts]) if parts else ""
 
 
-def _mark(correct: float) -> str:
-  return "✓" if correct == 1 else "✗" if correct == 0 else f"{correct:.2f}"
-
-
 def _ledger(rows: Sequence[Mapping[str, Any]]) -> str:
-  """A table of any rows; columns in the order in which they first occur."""
-  columns = list(dict.fromkeys(name for row in rows for name in row))
-  if not columns:
-    return ""
-  names = "".join(f"<th>{_text(c)}</th>" for c in columns)
-  body = "".join(
-    "<tr>" + "".join(f"<td>{_text(_value(row.get(c)))}</td>" for c in columns) + "</tr>"
-    for row in rows
-  )
-  return f"<h2>Ledger</h2><table><tr>{names}</tr>{body}</table>"
-
-
-def _value(value: Any) -> str:
-  if value is None:
-    return "–"
-  if isinstance(value, float):
-    return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-  return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+  """What each stage cost."""
+  return f"<h2>Ledger</h2>{page.table(rows)}" if rows else ""

@@ -43,7 +43,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
   path = Path(path)
   if not path.is_file():
     return []
-  lines = path.read_text(encoding="utf-8").splitlines()
+  lines = path.read_bytes().splitlines()  # a kill may cut a character in two
   records = []
   for number, line in enumerate(lines, start=1):
     try:

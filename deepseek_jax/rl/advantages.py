@@ -37,6 +37,7 @@ class AdvantageConfig:
 class Advantages:
   """Of B prompts with J samples each."""
 
+  reward_BJ: np.ndarray  # float64: what was compared; 0 where a sample cut off has its zeroed
   advantage_BJ: np.ndarray  # float64; zero where not kept
   kept_BJ: np.ndarray  # bool: what enters the update
   zero_variance: int  # groups without any difference in reward, dropped whole
@@ -63,6 +64,7 @@ def group_advantages(
   varied_B1 = std_B1 > _EPSILON
   advantage_BJ = centred_BJ / (std_B1 + _EPSILON) if config.scale == "std" else centred_BJ
   return Advantages(
+    reward_BJ=rewards_BJ,
     advantage_BJ=np.where(varied_B1, advantage_BJ, 0.0),
     kept_BJ=valid_BJ & varied_B1,
     zero_variance=int(np.sum(~varied_B1)),
@@ -79,6 +81,7 @@ def first_groups(several: Sequence[Advantages], count: int) -> Advantages:
   within_B1 = (np.cumsum(telling_B) <= count)[:, None]
   advantage_BJ = np.concatenate([a.advantage_BJ for a in several])
   return Advantages(
+    reward_BJ=np.concatenate([a.reward_BJ for a in several]),
     advantage_BJ=np.where(within_B1, advantage_BJ, 0.0),
     kept_BJ=kept_BJ & within_B1,
     zero_variance=sum(a.zero_variance for a in several),

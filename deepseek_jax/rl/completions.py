@@ -22,6 +22,7 @@ from deepseek_jax.tasks.environment import Exchange
 from deepseek_jax.tasks.task import Problem, Score, Task
 from deepseek_jax.types import Weights
 
+_NAMED = 60  # letters of a problem's key that a line shows
 _TRIES = 20  # problems that are looked at for each that is wanted
 
 
@@ -90,8 +91,8 @@ def fitting_problems(
         continue
       left_out, shortest = left_out + 1, min(size, shortest or size)
       print(
-        f"left out: problem {problem.key} of {task.name} has a prompt of {size} tokens, more than "
-        f"the {room} that rollout.width leaves beside rollout.max_new",
+        f"left out: problem {_named(problem)} of {task.name} has a prompt of {size} tokens, more "
+        f"than the {room} that rollout.width leaves beside rollout.max_new",
         file=sys.stderr,
         flush=True,
       )
@@ -102,6 +103,12 @@ def fitting_problems(
     f"rollout.width less rollout.max_new is {room}; raise rollout.width.",
   )
   return kept, left_out
+
+
+def _named(problem: Problem) -> str:
+  """A problem's key in one short line: of a user's task it may be the whole prompt."""
+  key = " ".join(problem.key.split())
+  return key if len(key) <= _NAMED else f"{key[:_NAMED]}…"
 
 
 def _size(task: Task, bound: int, seed: int) -> int:

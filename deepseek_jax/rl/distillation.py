@@ -24,6 +24,7 @@ from deepseek_jax.data.pipeline import read_samples, that_fit
 from deepseek_jax.data.records import read_records
 from deepseek_jax.data.tokenizer import Tokenizer, same_tokens
 from deepseek_jax.decode.engine import SlotEngine
+from deepseek_jax.evaluate.text_job import text_monitor
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.rl.rejection import RejectionConfig, rejection_sample
 from deepseek_jax.rl.written_policy import check_room, policy_text
@@ -105,6 +106,7 @@ def run_distill(
 ) -> tuple[TrainState, Position]:
   """Distils, or goes on distilling, in the workdir `directory`; see `train.run.run_job`."""
   tokenizer = open_tokenizer(job.data.tokenizer)
+  monitor = text_monitor(job, "Distillation", engine_batch=job.engine_batch)
   theirs = _teacher_tokenizer(job.teacher, job.data.tokenizer)
   require(
     job.mix == 0 or same_tokens(tokenizer, theirs),
@@ -137,7 +139,7 @@ def run_distill(
 
     return with_teacher
 
-  return sft.tune(job, tokenizer, samples, directory, make, stage)
+  return sft.tune(job, tokenizer, samples, directory, make, stage, monitor)
 
 
 def _write_traces(

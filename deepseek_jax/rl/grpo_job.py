@@ -12,7 +12,10 @@ from deepseek_jax.config import ComputeConfig, ModelConfig, from_dict, require
 from deepseek_jax.data.asking import own_form
 from deepseek_jax.data.sources import fingerprint
 from deepseek_jax.data.tokenizer import Tokenizer
-from deepseek_jax.decode.engine import SlotEngine
+from deepseek_jax.decode.engine import Engine, SlotEngine
+from deepseek_jax.evaluate.held_out import EvaluationLog, HeldOut, open_held_out
+from deepseek_jax.evaluate.job_page import Job
+from deepseek_jax.evaluate.monitor import JobMonitor
 from deepseek_jax.model.adapters import LoRAConfig, check_adapters
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.rl.learned_reward import open_judge
@@ -26,8 +29,10 @@ from deepseek_jax.tasks.environment import check_turns
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.tasks.task import Task
 from deepseek_jax.train import grpo
-from deepseek_jax.train.loop import FeedFn, LoopConfig, Position, StepFn
+from deepseek_jax.train.loop import FeedFn, LoopConfig, Position, StepFn, TrainingDiverged
+from deepseek_jax.train.metrics import read_metrics
 from deepseek_jax.train.optimizer import OptimizerConfig
+from deepseek_jax.train.periodic_evaluation import PeriodicEvaluation
 from deepseek_jax.train.run import run_job
 from deepseek_jax.train.start import (
   open_tokenizer,
@@ -52,6 +57,7 @@ class GRPOJob:
   mesh: MeshConfig = MeshConfig()
   engine_batch: int = 256  # rows sampled at a time
   loss_chunk: int = 1024
+  evaluation: PeriodicEvaluation = PeriodicEvaluation()
   seed: int = 0
   init: str = ""  # to start from: a workdir, Hugging Face directory, GGUF file or Hub name
   lora: LoRAConfig | None = None  # train adapters of `init`, their reference; None: all weights
@@ -104,27 +110,83 @@ def run_grpo(
   tokenizer = open_tokenizer(job.tokenizer)
   task, judge = load_task(job.task), open_judge(job.rl.rollout)  # before the workdir is claimed
   check_turns(task, job.rl.rollout.turns, "rl.rollout.turns")
+  held_out = _held_out(job, task, tokenizer)
+  log = SampleLog(directory, job.samples)
+  engines: list[Engine] = []  # one, shared by rollouts and evaluations
 
   def parts(
     model: Transformer, tx: optax.GradientTransformation, position: Position
   ) -> tuple[StepFn, FeedFn]:
-    log = SampleLog(directory, job.samples)
     log.resume(position.step)
 
     def observe(iteration: int, rollout: Rollout) -> None:
       step = iteration + 1
-      if step % job.train.log_every == 0 or step == job.train.steps:
-        log.write(step, rollout)
+      log.observe(step, rollout, step % job.train.log_every == 0 or step == job.train.steps)
 
     stage = reinforcement(job, model, tx, task, tokenizer, judge)
+    engines.append(stage.engine)
     stage = dataclasses.replace(stage, transform=transform, observe=observe)
     return stage.step, stage.feed
+
+  def monitor(model: Transformer, folder: Path, step: int) -> GRPOMonitor:
+    batch, evaluations = job.evaluation.batch, None
+    if held_out is not None:
+      engine = SlotEngine(model, batch) if batch else engines[0]
+      evaluations = EvaluationLog(folder, held_out, engine, step)
+    return GRPOMonitor(folder, Job("Reinforcement", _facts(job)), step, evaluations, log)
 
   reference = job.rl.kl_weight > 0
   kept = {"corpus": _fingerprint(task)}
   if judge is not None:
     kept["reward model"] = {job.rl.rollout.reward.learned.model: judge.model.digest}
-  return run_job(job, tokenizer, directory, parts, reference, stage=stage, kept=kept, lora=job.lora)
+  return run_job(
+    job, tokenizer, directory, parts, reference,
+    stage=stage, kept=kept, lora=job.lora, monitor=monitor,
+  )  # fmt: skip
+
+
+class GRPOMonitor(JobMonitor):
+  """Also keeps what was said where a run stops that nobody had logged."""
+
+  def __init__(
+    self,
+    folder: Path,
+    job: Job,
+    step: int,
+    evaluations: EvaluationLog | None,
+    samples: SampleLog,
+  ):
+    super().__init__(folder, job, step, evaluations)
+    self._samples = samples
+
+  def close(self, error: BaseException | None) -> None:
+    """As `JobMonitor.close`, with the samples that a run diverged on."""
+    metrics = read_metrics(self.folder / "metrics.jsonl")
+    if isinstance(error, TrainingDiverged) and metrics:
+      self._samples.flush(metrics[-1]["step"])
+    super().close(error)
+
+
+def _held_out(job: GRPOJob, task: Task, tokenizer: Tokenizer) -> HeldOut | None:
+  """What is measured as the job goes on: asked as its rollouts ask, as long as their answers."""
+  rollout, config = job.rl.rollout, job.evaluation
+  config = dataclasses.replace(config, max_new=config.max_new or rollout.max_new)
+  context = job.model.max_context
+  return open_held_out(config, task, tokenizer, rollout.template, context, job.seed)
+
+
+def _facts(job: GRPOJob) -> dict[str, Any]:
+  """What the page says of the job."""
+  rollout = job.rl.rollout
+  weights = ", ".join(f"{weight:g} {name}" for name, weight in rollout.reward.weights().items())
+  return {
+    "task": job.task,
+    "start": job.init or "random weights",
+    "iteration": f"{rollout.prompts} prompts x {rollout.group} samples of {rollout.max_new} tokens",
+    "reward": weights,
+    "cut off": f"{rollout.advantage.truncated} (advantage.truncated)",
+    "seed": job.seed,
+  }
 
 
 def _fingerprint(task: Task) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from deepseek_jax.data.preference_config import PreferenceConfig
 from deepseek_jax.data.preferences import Preference, preference_fingerprint, read_preferences
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.evaluate.figures import Figure, table
-from deepseek_jax.evaluate.report import Report, write_report
+from deepseek_jax.evaluate.job_page import Job, write_page
+from deepseek_jax.evaluate.monitor import JobMonitor
 from deepseek_jax.evaluate.results import write_results
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.paths import local_path
@@ -134,10 +135,18 @@ def run_reward_model(job: RewardModelJob, directory: str | Path) -> tuple[TrainS
     return step, _make_feed(job, batches, held, model, tokenizer)
 
   kept = {"corpus": preference_fingerprint(data)}
-  state, _ = run_job(job, tokenizer, directory, parts, kept=kept, reward=True)
+  page = Job("Reward model", {"data": to_dict(job.data), "init": job.init or "random weights"})
+
+  def monitor(model: Transformer, folder: Path, step: int) -> JobMonitor:
+    del model
+    return JobMonitor(folder, page, step)
+
+  state, position = run_job(
+    job, tokenizer, directory, parts, kept=kept, reward=True, monitor=monitor
+  )
   scorer = RewardModel(models[0], state.weights, tokenizer, data.template)
   figures = accuracy_figures(scorer.score_tokens, held, _benchmark(data), STAGE, job.seed)
-  _write(local_path(directory), job, figures, time.monotonic() - began)
+  _write(local_path(directory), page, position.step, figures, time.monotonic() - began)
   return state, figures
 
 
@@ -192,12 +201,11 @@ def _benchmark(data: PreferenceConfig) -> str:
   return f"{Path(data.path).name or data.task} held out"
 
 
-def _write(folder: Path, job: RewardModelJob, figures: Sequence[Figure], seconds: float) -> None:
+def _write(folder: Path, page: Job, step: int, figures: Sequence[Figure], seconds: float) -> None:
   """Writes and prints the figures."""
   if not figures:
     print("nothing is held out (data.heldout), so that no accuracy is measured.", flush=True)
     return
-  facts = {"data": to_dict(job.data), "init": job.init or "random weights"}
-  write_report(folder / "report.html", Report("Reward model", facts, figures))
+  write_page(folder, page, f"ended after step {step}", figures)
   write_results(folder / "results.json", figures, seconds)
   print(table(figures), flush=True)

@@ -4,6 +4,7 @@ As in metrics.jsonl a record comes before the checkpoint of its step, and a run 
 those behind its checkpoint. The file has a largest size; beyond it the older half goes.
 """
 
+import collections
 import dataclasses
 import json
 import math
@@ -41,11 +42,30 @@ class SampleLog:
 
   def __init__(self, directory: str | Path, config: SamplesConfig):
     self.path, self.config = local_path(directory) / "samples.jsonl", config
+    self._newest: collections.deque[tuple[int, Rollout, bool]] = collections.deque(maxlen=2)
 
   def resume(self, step: int) -> None:
     """Removes what was said behind `step`, and a line that a kill cut short."""
     if self.path.exists():
       self._rewrite([r for r in read_metrics(self.path) if r["step"] <= step])
+
+  def observe(self, step: int, rollout: Rollout, logged: bool) -> None:
+    """Writes a rollout if its step is logged; else keeps it for `flush`, while it is new."""
+    if logged:
+      self.write(step, rollout)
+    self._newest.append((step, rollout, logged))
+
+  def flush(self, step: int) -> None:
+    """Writes what was said at `step` and behind it and is not written.
+
+    Of a run that stopped by what was measured at that step, and had sampled once more meanwhile.
+    """
+    for number, rollout, written in self._newest:
+      if number >= step and not written:
+        self.write(number, rollout)
+    self._newest.clear()
+    if self.path.exists():
+      self._rewrite(sorted(read_metrics(self.path), key=lambda record: record["step"]))
 
   def write(self, step: int, rollout: Rollout) -> None:
     """Appends the first sample of each of the first problems, whatever became of them.
@@ -74,12 +94,12 @@ def _line(record: dict[str, Any]) -> str:
 
 
 def _records(rollout: Rollout, count: int) -> list[dict[str, Any]]:
-  """Prompt, text, the parts of the reward, their weighted sum, and the advantage it came to.
+  """Prompt, text, the parts of the reward, what was learned from, and the advantage it came to.
 
-  Of several turns also what was said in each, by the model and the task.
+  The reward is the parts' weighted sum, or 0 of a sample that was cut off where that is zeroed.
   """
-  total_BJ = rollout.rewards.total_BJ
-  groups, group = total_BJ.shape
+  reward_BJ = rollout.advantages.reward_BJ
+  groups, group = reward_BJ.shape
   records = []
   for b in range(min(count, groups)):
     one = rollout.completions[b * group]
@@ -91,7 +111,7 @@ def _records(rollout: Rollout, count: int) -> list[dict[str, Any]]:
         "tokens": one.sampled,
         "truncated": one.truncated,
         "parts": {n: _rounded(x_BJ[b, 0]) for n, x_BJ in rollout.rewards.parts.items()},
-        "reward": _rounded(total_BJ[b, 0]),
+        "reward": _rounded(reward_BJ[b, 0]),
         "advantage": _rounded(rollout.advantages.advantage_BJ[b, 0]),
         "kept": bool(rollout.advantages.kept_BJ[b, 0]),
       }

@@ -15,19 +15,22 @@ def statistics(
 ) -> dict[str, float]:
   """Means over all samples, and standard deviations of the reward and of its parts in use.
 
-  A verifier's figures go by their own names, used or not; another part's mean is `reward_PART`.
+  The reward is what the update learns from, so that one cut off counts as `advantage.truncated`
+  says; the parts are as they were judged. A verifier's figures go by their own names, used or not;
+  another part's mean is `reward_PART`.
   """
   lengths = [c.sampled for c in completions]
   return {
-    "reward": float(rewards.total_BJ.mean()),
+    "reward": float(advantages.reward_BJ.mean()),
     "correct": float(np.mean([c.score.correct for c in completions])),
     "format": float(np.mean([c.score.format for c in completions])),
     "language": float(np.mean([c.score.language for c in completions])),
+    "reward_std": float(advantages.reward_BJ.std()),
     **_parts(rewards),
     "truncated": float(np.mean([c.truncated for c in completions])),
     "length": float(np.mean(lengths)),
     "sampled_tokens": float(np.sum(lengths)),
-    "zero_variance": advantages.zero_variance / len(rewards.total_BJ),
+    "zero_variance": advantages.zero_variance / len(advantages.reward_BJ),
     "kept": float(advantages.kept_BJ.mean()),
     **{
       f"unjudged_{kind}": float(n) for kind, n in failures([c.score for c in completions]).items()
@@ -44,8 +47,8 @@ def turn_statistics(completions: Sequence[Completion]) -> dict[str, float]:
 
 
 def _parts(rewards: Rewards) -> dict[str, float]:
-  """Deviations, and the means that no other name has."""
-  found = {"reward_std": float(rewards.total_BJ.std())}
+  """Deviations of the parts in use, and the means that no other name has."""
+  found = {}
   for part, values_BJ in rewards.parts.items():
     if part not in SCORED:
       found[f"reward_{part}"] = float(values_BJ.mean())

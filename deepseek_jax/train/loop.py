@@ -21,8 +21,10 @@ import jax
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.train.checkpoint import Checkpointer
 from deepseek_jax.train.metrics import MetricsLog
+from deepseek_jax.train.monitor import Monitor
 from deepseek_jax.train.progress import Progress
 from deepseek_jax.train.state import Metrics, TrainState
+from deepseek_jax.types import Weights
 
 _USUAL_DECAY = 0.98  # of the running loss that a spike is measured against
 
@@ -139,10 +141,12 @@ def train(
   log: MetricsLog,
   profile: Path | None = None,
   progress: Progress | None = None,
+  monitor: Monitor | None = None,
 ) -> tuple[TrainState, Position]:
   """Runs to `config.steps` (or the end of the data), and saves there.
 
-  `state` is given away: steps donate it. `profile` is where traces go.
+  `state` is given away: steps donate it. `profile` is where traces go. `monitor` is asked before
+  each step.
 
   Raises:
     TrainingDiverged: by a loss that is no number or spikes, or a metric above its limit; nothing
@@ -154,6 +158,8 @@ def train(
   run, began = _Run(config, checkpointer, log, progress, position.usual_loss), position.step
   with _sigterm() as terminated, _Trace(config.profiled(), profile) as trace:
     while position.step < config.steps and not terminated.is_set():
+      if monitor is not None and monitor.due(position.step):
+        run.aside(monitor, position, state.weights)
       try:
         fed = feed(position, state)
       except StopIteration:
@@ -211,13 +217,20 @@ class _Run:
     metrics = {name: float(value) for name, value in jax.device_get(arrays).items()}
     seconds = time.monotonic() - self._clock
     self._clock += seconds
-    self._judge(position.step, metrics, fed.limits)
     rate = fed.tokens / max(seconds, 1e-9)
-    record = {**metrics, **fed.metrics, "tokens_seen": position.tokens}
+    wall = {"seconds": round(seconds, 4), "tokens_per_second": round(rate, 1)}
+    record = {**metrics, **fed.metrics, "tokens_seen": position.tokens, **wall}
+    self._judge(position.step, record, metrics, fed)
     if position.step % self.config.log_every == 0 or position.step == self.config.steps:
-      wall = {"seconds": round(seconds, 4), "tokens_per_second": round(rate, 1)}
-      self.log.write(position.step, {**record, **wall})
+      self.log.write(position.step, record)
       self.progress.show(position.step, position.tokens, metrics.get("loss"))
+
+  def aside(self, monitor: Monitor, position: Position, weights: Weights) -> None:
+    """Lets the monitor look, if all steps so far have ended well; in the seconds of no step."""
+    self.read()
+    began = time.monotonic()
+    monitor.look(position.step, weights)
+    self._clock += time.monotonic() - began
 
   def save(self, state: TrainState, position: Position) -> None:
     """Logs everything up to `position`, then starts to save it."""
@@ -228,28 +241,45 @@ class _Run:
     host = dataclasses.asdict(dataclasses.replace(position, usual_loss=self.usual_loss))
     self.checkpointer.save(position.step, state, host)
 
-  def _judge(self, step: int, metrics: Mapping[str, float], limits: Mapping[str, Limit]) -> None:
+  def _judge(
+    self, step: int, record: Mapping[str, Any], metrics: Mapping[str, float], fed: Feed
+  ) -> None:
     """Raises TrainingDiverged at a bad step; otherwise lets its loss into the running mean."""
-    loss = metrics.get("loss", 0.0)
+    reason = self._fault(step, metrics, fed.limits)
+    if reason:
+      self._stop(step, reason, record)
+    loss, usual = metrics.get("loss", 0.0), self.usual_loss
+    self.usual_loss = loss if usual is None else _USUAL_DECAY * usual + (1 - _USUAL_DECAY) * loss
+
+  def _fault(self, step: int, metrics: Mapping[str, float], limits: Mapping[str, Limit]) -> str:
+    """Why a run cannot go on from a step of these metrics, or nothing."""
     for name in ("loss", "grad_norm"):
       if not math.isfinite(metrics.get(name, 0.0)):
-        self._stop(f"the {name} of step {step} is {metrics[name]}")
+        return f"the {name} of step {step} is {metrics[name]}"
     for name, limit in limits.items():
       if not metrics.get(name, limit.value) <= limit.value:  # which is true of nan
         told = f"the {name} of step {step} is {metrics[name]:.4g}"
-        self._stop(f"{told}, more than {limit.field}, {limit.value:.4g}")
-    usual, factor = self.usual_loss, self.config.spike_factor
+        return f"{told}, more than {limit.field}, {limit.value:.4g}"
+    loss, usual, factor = metrics.get("loss", 0.0), self.usual_loss, self.config.spike_factor
     if factor is not None and usual is not None and loss > factor * usual:
-      self._stop(f"the loss of step {step} is {loss:.4g}, more than {factor} times {usual:.4g}")
-    self.usual_loss = loss if usual is None else _USUAL_DECAY * usual + (1 - _USUAL_DECAY) * loss
+      return f"the loss of step {step} is {loss:.4g}, more than {factor} times {usual:.4g}"
+    return ""
 
-  def _stop(self, reason: str) -> None:
+  def _stop(self, step: int, reason: str, record: Mapping[str, Any]) -> None:
+    """Ends the run. The step's record is kept, so that what was measured can be looked into."""
+    known = {n: None if _no_number(value) else value for n, value in record.items()}
+    self.log.write(step, {**known, "stopped": reason})
+    self.log.sync()
     self.checkpointer.wait()
     last = self.checkpointer.latest_step()
     place = "there is none" if last is None else f"it is {self.checkpointer.path(last)}"
     raise TrainingDiverged(
       f"{reason}; training stops, nothing was saved after the last good checkpoint: {place}."
     )
+
+
+def _no_number(value: Any) -> bool:
+  return isinstance(value, float) and not math.isfinite(value)
 
 
 @contextmanager

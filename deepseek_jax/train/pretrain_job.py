@@ -19,8 +19,9 @@ from deepseek_jax.seeds import check_seed
 from deepseek_jax.sharding import MeshConfig, shard_batch
 from deepseek_jax.train.loop import Feed, FeedFn, LoopConfig, Position, StepFn
 from deepseek_jax.train.optimizer import OptimizerConfig
+from deepseek_jax.train.periodic_evaluation import PeriodicEvaluation
 from deepseek_jax.train.pretrain import PretrainConfig, PretrainKnobs, make_step
-from deepseek_jax.train.run import run_job
+from deepseek_jax.train.run import MakeMonitor, run_job
 from deepseek_jax.train.schedule import CosineSchedule, Schedule, check_weight, micro_batches
 from deepseek_jax.train.start import (
   check_batch,
@@ -46,6 +47,7 @@ class PretrainJob:
   micro_batches: int = 1  # the most in one step
   balance_weight: float = 1e-4  # V3's alpha
   loss_chunk: int = 1024
+  evaluation: PeriodicEvaluation = PeriodicEvaluation()
   seed: int = 0
   init: str = ""  # to start from: a workdir, Hugging Face directory, GGUF file or Hub name
   lora: LoRAConfig | None = None  # train adapters of `init`; None trains all weights
@@ -92,7 +94,7 @@ def data_fields(values: Mapping[str, Any], init: str) -> dict[str, Any]:
 
 
 def run_pretrain(
-  job: PretrainJob, directory: str | Path, stage: str = ""
+  job: PretrainJob, directory: str | Path, stage: str = "", monitor: MakeMonitor | None = None
 ) -> tuple[TrainState, Position]:
   """Trains, or goes on training, in the workdir `directory`; see `run.run_job`."""
   tokenizer = open_tokenizer(job.data.tokenizer)
@@ -105,7 +107,9 @@ def run_pretrain(
     return step, make_feed(job, batches, position, model.mesh)
 
   kept = {"corpus": corpus_fingerprint(job.data)}
-  return run_job(job, tokenizer, directory, parts, stage=stage, kept=kept, lora=job.lora)
+  return run_job(
+    job, tokenizer, directory, parts, stage=stage, kept=kept, lora=job.lora, monitor=monitor
+  )
 
 
 def make_feed(

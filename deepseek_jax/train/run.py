@@ -1,6 +1,7 @@
 """What is the same in every training job: workdir, start or resume, loop, and letting go."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from deepseek_jax.train.adapting import begin_adapting
 from deepseek_jax.train.checkpoint import Checkpointer
 from deepseek_jax.train.loop import FeedFn, LoopConfig, Position, StepFn, train
 from deepseek_jax.train.metrics import MetricsLog
+from deepseek_jax.train.monitor import Monitor
 from deepseek_jax.train.optimizer import OptimizerConfig, make_optimizer
 from deepseek_jax.train.progress import Progress
 from deepseek_jax.train.start import begin_training
@@ -44,6 +46,8 @@ class Job(Protocol):
 
 # The step and the feed of a job, given where it goes on from.
 Parts = Callable[[Transformer, optax.GradientTransformation, Position], tuple[StepFn, FeedFn]]
+# What looks at a run of this model in this workdir, that has done so many steps.
+MakeMonitor = Callable[[Transformer, Path, int], Monitor]
 
 
 def run_job(
@@ -56,12 +60,14 @@ def run_job(
   kept: Mapping[str, Mapping[str, Any]] | None = None,
   reward: bool = False,
   lora: LoRAConfig | None = None,
+  monitor: MakeMonitor | None = None,
 ) -> tuple[TrainState, Position]:
   """Trains, or goes on training, in the workdir `directory`; `stage` prefixes lines of progress.
 
   `kept` are the fingerprints of what it learns from, by what that is (see `Workdir.keep`).
   `reward` gives the weights a reward head. With `lora` adapters of `job.init` are trained; then
-  there is no average, and the base is the reference.
+  there is no average, and the base is the reference. `monitor` makes what looks at the run
+  meanwhile.
 
   Raises:
     ConfigError: the input is bad, or the directory is another run's.
@@ -76,7 +82,7 @@ def run_job(
     for what, fingerprint in (kept or {}).items():
       if fingerprint:
         workdir.keep(what, fingerprint)
-    return _run(job, tokenizer, workdir, mesh, parts, reference, stage, reward, lora)
+    return _run(job, tokenizer, workdir, mesh, parts, reference, stage, reward, lora, monitor)
 
 
 def _run(
@@ -89,6 +95,7 @@ def _run(
   stage: str,
   reward: bool,
   lora: LoRAConfig | None,
+  monitor: MakeMonitor | None,
 ) -> tuple[TrainState, Position]:
   """Trains in a workdir that is ours."""
   tokenizer.save(workdir.tokenizer)
@@ -105,9 +112,31 @@ def _run(
       state, position = begin_training(*common, ema=average, reference=reference, reward=reward)
     step, feed = parts(model, tx, position)
     progress = Progress(job.train.steps, job.train.progress_seconds, stage)
-    return train(
-      state, position, step, feed, job.train, checkpointer, log, workdir.profile, progress
-    )
+    with _watched(monitor, model, workdir, position.step) as watching:
+      state, position = train(
+        state, position, step, feed, job.train, checkpointer, log, workdir.profile, progress,
+        watching,
+      )  # fmt: skip
+      if watching is not None:
+        watching.end(position.step, state.weights)
+    return state, position
   finally:
     log.close()
     checkpointer.close()
+
+
+@contextmanager
+def _watched(
+  make: MakeMonitor | None, model: Transformer, workdir: Workdir, step: int
+) -> Iterator[Monitor | None]:
+  """The monitor of a run, if it has one, closed with whatever ends the run."""
+  if make is None:
+    yield None
+    return
+  monitor = make(model, workdir.path, step)
+  try:
+    yield monitor
+  except BaseException as error:
+    monitor.close(error)
+    raise
+  monitor.close(None)

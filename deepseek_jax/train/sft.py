@@ -25,7 +25,7 @@ from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.train.loop import FeedFn, Position, StepFn
 from deepseek_jax.train.pretrain import PretrainConfig, make_step
 from deepseek_jax.train.pretrain_job import PretrainJob, data_fields, make_feed, pretrain_job
-from deepseek_jax.train.run import run_job
+from deepseek_jax.train.run import MakeMonitor, run_job
 from deepseek_jax.train.start import open_tokenizer
 from deepseek_jax.train.state import TrainState
 
@@ -65,7 +65,7 @@ def with_answers(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_sft(
-  job: PretrainJob, directory: str | Path, stage: str = ""
+  job: PretrainJob, directory: str | Path, stage: str = "", monitor: MakeMonitor | None = None
 ) -> tuple[TrainState, Position]:
   """Trains, or goes on training, in the workdir `directory`; see `run.run_job`."""
   tokenizer = open_tokenizer(job.data.tokenizer)
@@ -73,7 +73,8 @@ def run_sft(
   def step(model: Transformer, tx: optax.GradientTransformation) -> StepFn:
     return make_step(model, tx, PretrainConfig(job.loss_chunk, job.optimizer.ema_decay))
 
-  return tune(job, tokenizer, read_samples(job.data, tokenizer), directory, step, stage)
+  samples = read_samples(job.data, tokenizer)
+  return tune(job, tokenizer, samples, directory, step, stage, monitor)
 
 
 def tune(
@@ -83,6 +84,7 @@ def tune(
   directory: str | Path,
   make: MakeStep,
   stage: str = "",
+  monitor: MakeMonitor | None = None,
 ) -> tuple[TrainState, Position]:
   """`data.epochs` over the samples, or `train.steps` if they are fewer."""
   data = job.data
@@ -97,4 +99,6 @@ def tune(
     return make(model, tx), make_feed(job, batches, position, model.mesh)
 
   kept = {"corpus": corpus_fingerprint(data)}
-  return run_job(job, tokenizer, directory, parts, stage=stage, kept=kept, lora=job.lora)
+  return run_job(
+    job, tokenizer, directory, parts, stage=stage, kept=kept, lora=job.lora, monitor=monitor
+  )

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from deepseek_jax.evaluate.results import read_results
 from deepseek_jax.train.metrics import read_metrics
 from experiments.program import DIVERGED
 from tests import killing
@@ -64,17 +65,62 @@ def test_grpo_logs_every_iteration(reinforced):
   assert json.loads((reinforced / "config.json").read_text())["task"] == TASK
 
 
+EVALUATION = [
+  "--config.evaluation.every=3",
+  "--config.evaluation.problems=8",
+  "--config.evaluation.samples=4",
+]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, cache, base):
+  """The same run, measured on held-out problems meanwhile."""
+  workdir = tmp_path_factory.mktemp("evaluated")
+  told = killing.run("experiments.grpo", [*grpo(workdir, base), *EVALUATION], cache)
+  assert told.count("held out after step ") == 4
+  return workdir
+
+
+def test_grpo_that_is_measured_learns_what_it_learns_unmeasured(evaluated, reinforced):
+  killing.assert_same_outcome(evaluated, reinforced)
+  records = read_metrics(evaluated / "evaluations.jsonl")
+  assert [r["step"] for r in records] == [0, 3, 6, ITERATIONS]
+  figures = read_results(evaluated / "results.json")["figures"]
+  assert figures[: len(records[0]["figures"])] == records[0]["figures"]
+  assert {f["stage"] for f in figures} == {"step 0", "step 3", "step 6", f"step {ITERATIONS}"}
+  assert {"pass@1", "pass@4", "pass@1 over step 0"} <= {f["metric"] for f in figures}
+  page = (evaluated / "report.html").read_text(encoding="utf-8")
+  for heading in ("Held-out problems", "Rewards", "Training", "Figures", "Samples", "Thoughts"):
+    assert f"<h2>{heading}</h2>" in page
+  assert f"ended after step {ITERATIONS}" in page
+  without = (reinforced / "report.html").read_text(encoding="utf-8")
+  assert "<h2>Rewards</h2>" in without and "Held-out" not in without
+
+
 @pytest.mark.parametrize(("kills", "seed"), [(2, 0), pytest.param(10, 1, marks=pytest.mark.slow)])
 def test_grpo_killed_and_restarted_is_the_run_undisturbed(
-  tmp_path, cache, base, reinforced, kills, seed
+  tmp_path, cache, base, evaluated, kills, seed
 ):
+  arguments = [*grpo(tmp_path, base), *EVALUATION]
   happened = killing.run_with_kills(
-    "experiments.grpo", grpo(tmp_path, base), tmp_path, cache, ITERATIONS, kills, seed
+    "experiments.grpo", arguments, tmp_path, cache, ITERATIONS, kills, seed
   )
   assert happened >= 1
-  killing.assert_same_outcome(tmp_path, reinforced)
-  said, undisturbed = (path / "samples.jsonl" for path in (tmp_path, reinforced))
-  assert said.read_bytes() == undisturbed.read_bytes()
+  killing.assert_same_outcome(tmp_path, evaluated)
+  for name in ("samples.jsonl", "evaluations.jsonl"):
+    assert (tmp_path / name).read_bytes() == (evaluated / name).read_bytes()
+
+
+def test_grpo_that_stops_at_its_first_iteration_leaves_what_was_measured(tmp_path, cache, base):
+  beyond = ["--config.rl.largest_gap=1e-12", "--config.train.log_every=5"]
+  told = killing.run("experiments.grpo", [*grpo(tmp_path, base), *beyond], cache, status=DIVERGED)
+  assert "more than rl.largest_gap, 1e-12; training stops" in told and "there is none" in told
+  *_, record = read_metrics(tmp_path / "metrics.jsonl")
+  assert 1e-12 < record["mismatch"] < 1e-4 and record["stopped"] in told
+  said = read_metrics(tmp_path / "samples.jsonl")
+  assert {one["step"] for one in said} >= {record["step"]}
+  page = (tmp_path / "report.html").read_text(encoding="utf-8")
+  assert record["stopped"] in page and said[0]["prompt"] in page
 
 
 def test_grpo_keeps_samples_with_what_they_earned(reinforced):
@@ -83,7 +129,8 @@ def test_grpo_keeps_samples_with_what_they_earned(reinforced):
   assert [r["step"] for r in records] == [n for n in range(1, ITERATIONS + 1) for _ in range(4)]
   for one in records:
     assert list(one["parts"]) == ["correct", "format"]
-    assert one["reward"] == pytest.approx(one["parts"]["correct"] + 0.1 * one["parts"]["format"])
+    scored = one["parts"]["correct"] + 0.1 * one["parts"]["format"]
+    assert one["reward"] == pytest.approx(0 if one["truncated"] else scored)
     assert one["kept"] or one["advantage"] == 0
   assert any(one["kept"] for one in records) and all(one["prompt"] for one in records)
 
@@ -229,6 +276,8 @@ def test_sft_learns_each_answer_in_each_epoch(tuned, distilled):
   answers = sum(len(t["text"].split()) + 1 for t in traces)  # each ended by eos
   records = read_metrics(tuned / "metrics.jsonl")
   assert sum(r["tokens"] for r in records) == 4 * answers
+  page = (tuned / "report.html").read_text(encoding="utf-8")
+  assert "<h2>Training</h2>" in page and "Fine-tuning" in page
   assert records[-1]["ce"] < records[0]["ce"]
 
 

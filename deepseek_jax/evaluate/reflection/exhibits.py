@@ -6,7 +6,7 @@ from typing import Any
 
 from deepseek_jax.evaluate import charts
 from deepseek_jax.evaluate.figures import Figure, format_figure
-from deepseek_jax.evaluate.page import facts, page, picture, text
+from deepseek_jax.evaluate.page import document, facts, picture, text
 from deepseek_jax.evaluate.reflection import measures
 from deepseek_jax.evaluate.reflection.counterfactual import ARMS, Branch
 from deepseek_jax.evaluate.reflection.study import Subject
@@ -40,7 +40,7 @@ def render(
     _thoughts(subjects),
     _branched(subjects),
   ]
-  return page(title, parts, _STYLE)
+  return document(title, parts, _STYLE)
 
 
 def marked(trace: Trace) -> str:

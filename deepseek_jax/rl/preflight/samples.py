@@ -16,7 +16,7 @@ def sample_findings(trial: Trial, rollout: RolloutConfig) -> list[Finding]:
   return [
     pass_finding(trial),
     group_finding(trial, rollout.advantage),
-    reward_finding(trial),
+    reward_finding(trial, rollout.advantage),
     truncation_finding(trial, rollout.max_new),
     length_finding(trial, rollout.max_new),
     left_out_finding(trial, rollout.width - rollout.max_new),
@@ -87,9 +87,9 @@ def group_finding(trial: Trial, config: AdvantageConfig) -> Finding:
   return Finding("groups", level, figure, change if level == "amber" else "", values)
 
 
-def reward_finding(trial: Trial) -> Finding:
-  """Mean and spread of the rewards, over all samples and within groups."""
-  rewards_PJ = trial.rewards_PJ
+def reward_finding(trial: Trial, config: AdvantageConfig) -> Finding:
+  """Mean and spread of the rewards that would be learned from, over all samples and in groups."""
+  rewards_PJ = group_advantages(trial.rewards_PJ, trial.truncated_PJ, config).reward_BJ
   values = {
     "mean": float(rewards_PJ.mean()),
     "std": float(rewards_PJ.std()),

@@ -66,6 +66,19 @@ def test_truncated_samples():
   np.testing.assert_allclose(keep.advantage_BJ, [[0.25, 0.25, 0.25, -0.75]])
 
 
+@given(REWARDS, st.integers(0, 2**24 - 1), st.sampled_from(["zero", "mask", "keep"]))
+def test_advantages_are_those_of_the_rewards_that_are_told(rewards_BJ, cut, how):
+  """What is logged is what was compared: from it the same advantages come, nothing being cut."""
+  truncated_BJ = np.array([cut >> i & 1 for i in range(rewards_BJ.size)], bool)
+  truncated_BJ = truncated_BJ.reshape(rewards_BJ.shape)
+  got = group_advantages(rewards_BJ, truncated_BJ, AdvantageConfig(truncated=how))
+  zeroed_BJ = truncated_BJ if how == "zero" else none_truncated(rewards_BJ)
+  np.testing.assert_array_equal(got.reward_BJ, np.where(zeroed_BJ, 0.0, rewards_BJ))
+  again = AdvantageConfig(truncated="mask" if how == "mask" else "keep")
+  want = group_advantages(got.reward_BJ, truncated_BJ, again)
+  np.testing.assert_array_equal(got.advantage_BJ, want.advantage_BJ)
+
+
 def test_a_group_with_one_sample_left_is_dropped():
   got = group_advantages(
     np.array([[1.0, 0.0]]), np.array([[False, True]]), AdvantageConfig(truncated="mask")

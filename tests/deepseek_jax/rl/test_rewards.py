@@ -120,15 +120,16 @@ def test_statistics_name_the_parts_in_use(complete):
     judged = rewards(items, 2, config, longest=8)
     truncated_BJ = np.array([c.truncated for c in items]).reshape(2, 2)
     advantages = group_advantages(judged.total_BJ, truncated_BJ, AdvantageConfig())
-    return judged, statistics(items, judged, advantages)
+    return judged, advantages, statistics(items, judged, advantages)
 
-  _, plain = told(RewardConfig(format=0.0))
+  _, _, plain = told(RewardConfig(format=0.0))
   assert {n for n in plain if n.startswith("reward")} == {
     "reward", "reward_std", "reward_correct_std",
   }  # fmt: skip
   assert plain["correct"] == 0.75 and plain["format"] == 1 and plain["language"] == 1
-  judged, full = told(ALL)
-  assert full["reward"] == judged.total_BJ.mean() and full["reward_std"] == judged.total_BJ.std()
+  judged, advantages, full = told(ALL)
+  learnt_BJ = advantages.reward_BJ
+  assert full["reward"] == learnt_BJ.mean() and full["reward_std"] == learnt_BJ.std()
   for name in ("overlong", "cosine", "repetition"):
     assert full[f"reward_{name}"] == judged.parts[name].mean() != 0
     assert full[f"reward_{name}_std"] == judged.parts[name].std() > 0

@@ -1,5 +1,6 @@
 """samples.jsonl: what of a rollout is written, once for each step, and never too much."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -76,6 +77,35 @@ def test_a_resumed_run_tells_each_step_once(tmp_path, rollout):
   for step in range(4, 6):
     log.write(step, rollout)
   assert log.path.read_bytes() == whole
+
+
+def test_a_run_that_stops_keeps_what_was_said_then_and_in_no_logged_step(tmp_path, rollout):
+  """With every third step logged it stops by what step 5 measured, and had sampled for step 6."""
+  log = SampleLog(tmp_path, SamplesConfig(count=1))
+  for step in range(1, 7):
+    log.observe(step, rollout, step % 3 == 0)
+  assert [r["step"] for r in lines(log)] == [3, 6]
+  log.flush(5)
+  assert [r["step"] for r in lines(log)] == [3, 5, 6]
+  log.flush(5)
+  assert [r["step"] for r in lines(log)] == [3, 5, 6]
+  first = SampleLog(tmp_path / "first", SamplesConfig(count=1))
+  first.path.parent.mkdir()
+  for step in (1, 2):
+    first.observe(step, rollout, False)
+  first.flush(1)
+  assert [r["step"] for r in lines(first)] == [1, 2]
+
+
+def test_a_sample_cut_off_is_told_with_the_reward_that_was_learnt_from(tmp_path, rollout):
+  judged = rollout.rewards
+  truncated_BJ = np.array([c.truncated for c in rollout.completions]).reshape(3, 2)
+  zeroed = group_advantages(judged.total_BJ, truncated_BJ, AdvantageConfig())
+  log = SampleLog(tmp_path, SamplesConfig(count=3))
+  log.write(1, dataclasses.replace(rollout, advantages=zeroed))
+  cut = lines(log)[2]
+  assert cut["truncated"] and cut["reward"] == 0 != judged.total_BJ[2, 0]
+  assert cut["parts"]["format"] == 1, "as it was judged"
 
 
 def test_the_file_stays_below_its_size_and_keeps_the_newest(tmp_path, rollout):

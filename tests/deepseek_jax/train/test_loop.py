@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import os
 import signal
 import types
@@ -246,5 +247,72 @@ def test_a_metric_above_its_limit_stops_the_run_and_names_the_field(tmp_path, ga
     loop.train(create(), Position(), step, limited, config, checkpointer, log)
   assert str(tmp_path / "checkpoints" / "3") in str(error.value)
   assert checkpointer.latest_step() == 3
-  assert [r["step"] for r in story(tmp_path)] == [1, 2, 3, 4, 5]
+  records = story(tmp_path)
+  assert [r["step"] for r in records] == [1, 2, 3, 4, 5, 6]
+  assert "stopped" not in records[4] and records[5]["stopped"] in str(error.value)
+  assert records[5]["gap"] == (None if np.isnan(gap) else pytest.approx(gap))
+  assert records[5]["loss"] > 0, "what else was measured is there as well"
   checkpointer.close()
+
+
+def test_a_run_that_stops_at_its_first_step_leaves_what_was_measured(tmp_path, whole):
+  def spoil(step, batch):
+    return batch * (np.float32(np.nan) if step == 1 else 1)
+
+  with pytest.raises(TrainingDiverged, match="step 1 is nan.*there is none"):
+    run(tmp_path, 8, spoil, log_every=5)
+  (record,) = story(tmp_path)
+  assert record["step"] == 1 and record["loss"] is None and "is nan" in record["stopped"]
+  assert_whole(tmp_path, *run(tmp_path, 8), whole)
+
+
+class Watch:
+  """A monitor that notes what it sees."""
+
+  def __init__(self, at, look=lambda: None):
+    self.at, self.seen, self.hook = at, [], look
+
+  def due(self, step):
+    return step in self.at
+
+  def look(self, step, weights):
+    self.hook()
+    self.seen.append((step, np.asarray(weights.params["gate_DF"])))
+
+
+def watched(directory, monitor, hook=None):
+  checkpointer, log = Checkpointer(directory / "checkpoints"), MetricsLog(directory)
+  config = LoopConfig(steps=8, checkpoint_every=3)
+  try:
+    state, position = loop.begin(abstract_state(create), create, checkpointer, log)
+    each = functools.partial(feed, hook=hook)
+    return loop.train(
+      state, position, compiled_step(), each, config, checkpointer, log, monitor=monitor
+    )
+  finally:
+    checkpointer.close()
+    log.close()
+
+
+def test_a_monitor_looks_when_it_wants_and_changes_nothing(tmp_path, whole):
+  logged = []
+  monitor = Watch({0, 3, 7}, lambda: logged.append(len(story(tmp_path))))
+  assert_whole(tmp_path, *watched(tmp_path, monitor), whole)
+  assert [step for step, _ in monitor.seen] == [0, 3, 7]
+  assert logged == [0, 3, 7], "the steps before have been read"
+  np.testing.assert_array_equal(monitor.seen[0][1], create().weights.params["gate_DF"])
+
+
+def test_a_monitors_time_is_no_steps(tmp_path, monkeypatch):
+  ticks, spent = itertools.count(), []
+  monkeypatch.setattr(loop.time, "monotonic", lambda: next(ticks) + sum(spent))
+  watched(tmp_path, Watch({4, 5}, lambda: spent.append(1e6)))
+  assert len(spent) == 2
+  assert all(r["seconds"] < 1e4 for r in read_metrics(tmp_path / "metrics.jsonl"))
+
+
+def test_a_monitor_never_sees_what_has_diverged(tmp_path):
+  monitor = Watch(range(9))
+  with pytest.raises(TrainingDiverged):
+    watched(tmp_path, monitor, lambda step, batch: batch * (np.nan if step == 5 else 1))
+  assert [step for step, _ in monitor.seen] == [0, 1, 2, 3, 4]

@@ -53,7 +53,14 @@ def rollout(stage, **changes):
     (section("r1_zero", task="reasoning_gym:gcd"), "r1_zero: the word tokenizer does not know"),
     ({"mesh": {"fsdp": 3}}, "engine_batch is 16; it must divide by mesh"),
     ({"price_per_device_hour": -1.0}, "price_per_device_hour is -1"),
-    ({"evaluation": {"max_new": 127}}, "base: evaluation.max_new 127 and a prompt make"),
+    (
+      {"evaluation": {"problems": 99}},
+      "base: evaluation.problems is 99, but tests.pos.* has only 9",
+    ),
+    (
+      {"evaluation": {"max_new": 127, "problems": 4}},
+      "base: evaluation.max_new 127 and a prompt make",
+    ),
   ],
 )
 def test_what_cannot_be_is_told_before_anything_runs(tmp_path, nothing_runs, changes, told):

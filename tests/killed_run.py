@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from tests import killing
 from tests.dying import PARTS
@@ -51,6 +51,7 @@ def _arguments(part: str, call: int, seconds: float, workdir: Path) -> list[str]
 
 def main(_: list[str]) -> None:
   """Prints a line for each part."""
+  logging.set_verbosity(logging.FATAL)
   with tempfile.TemporaryDirectory() as folder:
     wanted = undisturbed(Path(folder) / "undisturbed")
     print(f"undisturbed: {wanted}", flush=True)

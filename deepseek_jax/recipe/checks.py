@@ -25,6 +25,7 @@ from deepseek_jax.recipe.config import (
 from deepseek_jax.recipe.graph import Node
 from deepseek_jax.recipe.measuring import protocol_of
 from deepseek_jax.recipe.origins import Origin
+from deepseek_jax.rl.learned_reward import require_tasks
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.train.start import read_architecture
 
@@ -89,6 +90,7 @@ def _reinforcement(config: R1Config, stage: ReinforceStage, origin: Origin) -> N
   _asked(config.task_of(stage), origin.tokenizer, rollout.template)
   learned = rollout.reward.learned
   if learned.weight:
+    require_tasks(learned, load_task(config.task_of(stage)))
     context = _judges(learned.model)
     require(
       rollout.width < context,

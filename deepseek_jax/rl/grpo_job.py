@@ -14,7 +14,7 @@ from deepseek_jax.data.sources import fingerprint
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer
-from deepseek_jax.rl.learned_reward import open_judge
+from deepseek_jax.rl.learned_reward import open_judge, require_tasks
 from deepseek_jax.rl.rewards import Judge, Transform
 from deepseek_jax.rl.rollout import Rollout
 from deepseek_jax.rl.samples import SampleLog, SamplesConfig
@@ -92,6 +92,7 @@ def run_grpo(
   """Reinforces, or goes on reinforcing, in the workdir `directory`; see `train.run.run_job`."""
   tokenizer = open_tokenizer(job.tokenizer)
   task, judge = load_task(job.task), open_judge(job.rl.rollout)  # before the workdir is claimed
+  require_tasks(job.rl.rollout.reward.learned, task)
 
   def parts(
     model: Transformer, tx: optax.GradientTransformation, position: Position

@@ -8,7 +8,8 @@ from deepseek_jax.tasks.chain_sum import ChainSum
 from deepseek_jax.tasks.code.task import Code, load_code
 from deepseek_jax.tasks.countdown import Countdown
 from deepseek_jax.tasks.isolated import Isolated
-from deepseek_jax.tasks.mixture import mini_mixture, tiny_mixture
+from deepseek_jax.tasks.mixture import mini_mixture, mixed, split_mixture, tiny_mixture
+from deepseek_jax.tasks.prompts import load_prompts
 from deepseek_jax.tasks.reasoning_gym import ReasoningGym
 from deepseek_jax.tasks.task import Problem, Task
 
@@ -19,7 +20,8 @@ BUILT_IN: dict[str, Callable[[], Task]] = {
   "chain_sum": ChainSum,
 }
 _FORMS = (
-  f"{', '.join(BUILT_IN)}, reasoning_gym:DATASET, code:FILE.jsonl or [isolated:]package.module:name"
+  f"{', '.join(BUILT_IN)}, reasoning_gym:DATASET, code:FILE.jsonl, prompts:FILE.jsonl, "
+  "[isolated:]package.module:name or a mixture like 0.6 * countdown + 0.4 * chain_sum"
 )
 
 
@@ -29,14 +31,19 @@ def load_task(spec: str) -> Task:
   Args:
     spec: `mini`, `tiny`, `countdown`, `chain_sum`; `reasoning_gym:DATASET` for any dataset of
       reasoning-gym; `code:FILE.jsonl` for programming problems, see `code/problem_file.py`;
+      `prompts:FILE.jsonl` for questions that a reward model judges, see `prompts.py`;
       or `package.module:name`, a task object or a class or function that makes one,
-      whose verifier runs in processes of its own after `isolated:`.
+      whose verifier runs in processes of its own after `isolated:`; or several of them, weighted:
+      `0.6 * countdown + 0.4 * chain_sum`.
 
   Raises:
     ConfigError: there is no such task, or it has not the methods of one.
   """
   if spec in BUILT_IN:
     return BUILT_IN[spec]()
+  parts = split_mixture(spec)
+  if len(parts) > 1:
+    return mixed(spec, [(weight, load_task(name)) for weight, name in parts])
   module_name, colon, attribute = spec.partition(":")
   if not colon or not module_name or not attribute:
     raise ConfigError(f"task {spec!r} is unknown; use {_FORMS}.")
@@ -44,6 +51,8 @@ def load_task(spec: str) -> Task:
     return ReasoningGym(attribute)
   if module_name == "code":
     return load_code(attribute)
+  if module_name == "prompts":
+    return load_prompts(attribute)
   if module_name == "isolated":
     task = load_task(attribute)
     return task if isinstance(task, (Isolated, ReasoningGym, Code)) else Isolated(task, attribute)

@@ -76,6 +76,14 @@ def test_a_reward_model_must_be_one(tmp_path, nothing_runs):
     run_r1(r1_config(values(**rollout("r1", reward=reward, advantage=KEEP))), tmp_path / "run")
 
 
+def test_a_reward_model_must_judge_a_task_that_is_drawn_from(tmp_path, nothing_runs):
+  reward = {"learned": {"weight": 1.0, "model": str(tmp_path), "tasks": "general"}}
+  changes = rollout("r1", reward=reward, advantage=KEEP)
+  changes["r1"]["task"] = "mini + tests.positive_task:Positive"
+  with pytest.raises(ConfigError, match="r1: .*names general, but the problems are of countdown"):
+    run_r1(r1_config(values(**changes)), tmp_path / "run")
+
+
 def test_files_are_read_before_anything_runs(tmp_path, nothing_runs):
   said = write_lines(tmp_path / "t.jsonl", [{"question": "1", "answer": "2"}])
   changes = section("cold_start", source="none", traces={"path": said})

@@ -176,7 +176,7 @@ REWARD = {
     "exceeding": float,
   },
   "repetition": {"weight": float, "ngram": int},
-  "learned": {"weight": float, "model": str, "reads": str},
+  "learned": {"weight": float, "model": str, "reads": str, "tasks": str},
 }
 RL = {
   "rollout": {

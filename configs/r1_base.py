@@ -1,7 +1,8 @@
 """What the R1 configs are small differences from: every field of the recipe, unset.
 
 `init` in a stage's section puts a model from outside in its place, whose `tokenizer` is its own
-unless it brings none; `stages` names those there shall be (see deepseek_jax/recipe/resolve.py).
+unless it brings none, and of whose `model` the context and the rotation may be changed; `stages`
+names the stages that there shall be (see deepseek_jax/recipe/resolve.py).
 """
 
 from typing import Any
@@ -23,6 +24,7 @@ PRETRAIN_STAGE = {
   "task": str,
   "tokenizer": str,
   "init": str,
+  "model": base.MODEL,
 }
 WRITTEN = {
   "path": str,
@@ -48,6 +50,7 @@ TUNE_STAGE = {
   "traces": WRITTEN,
   "general": WRITTEN,
   "init": str,
+  "model": base.MODEL,
   "tokenizer": str,
 }
 REINFORCE_STAGE = {
@@ -56,6 +59,7 @@ REINFORCE_STAGE = {
   "start": str,
   "task": str,
   "init": str,
+  "model": base.MODEL,
   "tokenizer": str,
 }
 R1 = {

@@ -4,6 +4,8 @@ The program must be resumable by the same command and keep its runs as experimen
 of metrics.jsonl and checkpoints/ under one workdir.
 """
 
+import hashlib
+import json
 import os
 import random
 import signal
@@ -15,6 +17,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from deepseek_jax.recipe import ledger
+from deepseek_jax.recipe.digest import weights_digest
 from deepseek_jax.train.checkpoint import load_weights
 from deepseek_jax.train.metrics import WALL_CLOCK, read_metrics
 
@@ -92,6 +96,21 @@ def assert_same_outcome(workdir: Path, undisturbed: Path) -> None:
   for path in runs:
     found, wanted = load_weights(workdir / path), load_weights(undisturbed / path)
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+def trajectory_hash(workdir: Path) -> str:
+  """SHA-256 of a recipe's run: every stage's steps, figures, ledger and weights, not its clock."""
+  digest, log = hashlib.sha256(), workdir / "metrics.jsonl"
+  by_stage = sorted(_records(log), key=lambda record: (record["stage"], record["step"]))
+  digest.update(json.dumps(by_stage, sort_keys=True).encode())
+  for path in sorted((workdir / "stages").glob("*.json")):
+    record = json.loads(path.read_text(encoding="utf-8"))
+    for name in ledger.WALL_CLOCK:
+      del record["entry"][name]
+    weights = weights_digest(load_weights(workdir / "checkpoints" / path.stem))
+    assert weights == record["entry"]["weights"]
+    digest.update(json.dumps(record, sort_keys=True).encode())
+  return digest.hexdigest()
 
 
 def _records(path: Path) -> list[dict]:

@@ -6,14 +6,17 @@ from deepseek_jax.paths import local_path
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.tasks.task import Task
 
+_TASKS = ("code:", "chosen:", "prompts:", "isolated:", "reasoning_gym:")  # then a name or a file
+
 
 def open_benchmark(name: str, judge: str | None = None, split: str = "test") -> Task:
   """A file, directory or Hub's dataset (see `load_file_benchmark`), else the task of that name.
 
   ConfigError if there is none.
   """
-  named = local_path(name).exists() or "/" in name or name.endswith((".json", ".jsonl"))
-  if named and not name.startswith(("code:", "chosen:", "isolated:")):
+  spelled = "/" in name or name.endswith((".json", ".jsonl"))
+  task = name.startswith(_TASKS) or " + " in name
+  if local_path(name).exists() or (spelled and not task):
     return load_file_benchmark(name, judge, split)
   return load_task(name)
 

@@ -21,10 +21,17 @@ from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import Engine
 from deepseek_jax.evaluate.benchmark import judge_of, open_benchmark
 from deepseek_jax.evaluate.estimators import paired_difference
-from deepseek_jax.evaluate.evaluation import Evaluation, Protocol, draw_problems, evaluate_each
+from deepseek_jax.evaluate.evaluation import (
+  Evaluation,
+  Protocol,
+  content_of,
+  draw_problems,
+  evaluate_each,
+)
 from deepseek_jax.evaluate.figures import Figure, figure, format_figure
 from deepseek_jax.evaluate.report import Exhibit, choose_exhibits
 from deepseek_jax.evaluate.results import read_metrics
+from deepseek_jax.tasks.environment import check_turns
 from deepseek_jax.tasks.task import Task
 from deepseek_jax.train.metrics import append_line
 from deepseek_jax.train.periodic_evaluation import PeriodicEvaluation
@@ -42,6 +49,7 @@ class HeldOut:
   tokenizer: Tokenizer
   protocols: tuple[Protocol, ...]
   every: int
+  context: int  # tokens of a prompt with all that follows it
 
 
 def open_held_out(
@@ -51,6 +59,7 @@ def open_held_out(
   template: str,
   context: int,
   seed: int,
+  turns: int = 1,
 ) -> HeldOut | None:
   """The held-out problems of a job: of `config.benchmark`, or of its `own` task. None if off.
 
@@ -72,7 +81,8 @@ def open_held_out(
   )
   task = open_benchmark(config.benchmark) if config.benchmark else own
   assert task is not None
-  protocols = tuple(_protocol(config, task, t, template, seed) for t in config.temperatures)
+  check_turns(task, turns, "evaluation.benchmark's turns")
+  protocols = tuple(_protocol(config, task, t, template, seed, turns) for t in config.temperatures)
   for problem in draw_problems(task, protocols[0]):
     size = len(ask(tokenizer, problem.prompt, template).tokens)
     require(
@@ -80,11 +90,11 @@ def open_held_out(
       f"a held-out prompt of {task.name} has {size} tokens, which with evaluation.max_new, "
       f"{config.max_new}, exceed the model's context of {context}; lower it.",
     )
-  return HeldOut(task, tokenizer, protocols, config.every)
+  return HeldOut(task, tokenizer, protocols, config.every, context)
 
 
 def _protocol(
-  config: PeriodicEvaluation, task: Task, temperature: float, template: str, seed: int
+  config: PeriodicEvaluation, task: Task, temperature: float, template: str, seed: int, turns: int
 ) -> Protocol:
   return Protocol(
     benchmark=task.name,
@@ -93,7 +103,9 @@ def _protocol(
     temperature=temperature,
     max_new=config.max_new,
     template=template,
+    turns=turns,
     judge=judge_of(task),
+    content=content_of(task),
     seed=seed,
   )
 
@@ -122,7 +134,7 @@ class EvaluationLog:
     if self._has(step):
       return
     h = self._held_out
-    evaluations = evaluate_each(self._engine, weights, h.tokenizer, h.task, h.protocols)
+    evaluations = evaluate_each(self._engine, weights, h.tokenizer, h.task, h.protocols, h.context)
     record = _record(step, evaluations)
     append_line(self.path, _line(record).rstrip("\n"))
     self._done.add((step, tuple(record["solved"])))

@@ -14,6 +14,7 @@ from deepseek_jax.data.document import make_sample
 from deepseek_jax.data.problems import ProblemSource
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.data.written import read_written
+from deepseek_jax.evaluate.evaluation import draw_problems
 from deepseek_jax.recipe.config import (
   GivenStage,
   PretrainStage,
@@ -22,7 +23,9 @@ from deepseek_jax.recipe.config import (
   TuneStage,
 )
 from deepseek_jax.recipe.graph import Node
+from deepseek_jax.recipe.measuring import protocol_of
 from deepseek_jax.recipe.origins import Origin
+from deepseek_jax.rl.learned_reward import require_tasks
 from deepseek_jax.tasks.environment import check_turns, refuse_turns
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.train.start import read_architecture
@@ -45,7 +48,8 @@ def check(config: R1Config, graph: Sequence[Node], origins: dict[str, Origin]) -
           read_architecture(settings.init)
       _measured(config, origin)
     except ConfigError as error:
-      raise ConfigError(f"{node.stage}: {error}") from error
+      told = str(error).replace("protocol.", "evaluation.")
+      raise ConfigError(f"{node.stage}: {told}") from error
 
 
 def _pretraining(config: R1Config, stage: PretrainStage, origin: Origin) -> None:
@@ -88,6 +92,7 @@ def _reinforcement(config: R1Config, stage: ReinforceStage, origin: Origin) -> N
   _asked(config.task_of(stage), origin.tokenizer, rollout.template)
   learned = rollout.reward.learned
   if learned.weight:
+    require_tasks(learned, load_task(config.task_of(stage)))
     context = _judges(learned.model)
     require(
       rollout.width < context,
@@ -109,21 +114,22 @@ def _judges(model: str) -> int:
 
 
 def _measured(config: R1Config, origin: Origin) -> None:
-  """The evaluation, which is the same for all stages but for their forms."""
-  settings = config.evaluation
-  form = settings.template or origin.form
-  longest = _asked(config.task, origin.tokenizer, form, "heldout") + settings.max_new
-  _fits(f"evaluation.max_new {settings.max_new} and a prompt make a sample that", longest, origin)
+  """The evaluation, all of whose prompts are known."""
+  protocol = protocol_of(config, origin)
+  problems = draw_problems(load_task(config.task), protocol)
+  asked = (ask(origin.tokenizer, problem.prompt, protocol.template) for problem in problems)
+  longest = max(len(prompt.tokens) for prompt in asked) + protocol.max_new
+  _fits(f"evaluation.max_new {protocol.max_new} and a prompt make a sample that", longest, origin)
 
 
-def _asked(spec: str, tokenizer: Tokenizer, form: str, split: str = "train") -> int:
-  """How many tokens the first prompt of a task has."""
+def _asked(spec: str, tokenizer: Tokenizer, form: str) -> int:
+  """How many tokens the first training prompt of a task has."""
   try:
     task = load_task(spec)
     refuse_turns(task, "the recipe of R1")
-    problem = task.sample(split, 0, 0)  # type: ignore[arg-type]
+    problem = task.sample("train", 0, 0)
   except IndexError as error:
-    raise ConfigError(f"the task {spec!r} has no {split} problems; name another.") from error
+    raise ConfigError(f"the task {spec!r} has no training problems; name another.") from error
   return len(ask(tokenizer, problem.prompt, form).tokens)
 
 

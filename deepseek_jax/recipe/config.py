@@ -22,8 +22,8 @@ SEEDS_PER_RUN = 1000  # stage seeds: each stage draws its own problems
 class GivenStage:
   """A model from outside in the place of a stage, which is then only measured.
 
-  Architecture and tokenizer are the model's own (`resolve.r1_config` reads them), and so are those
-  of every stage that starts from it.
+  Architecture and tokenizer are the model's own (`resolve.r1_config` reads them), but for a context
+  and a rotation that are set; so are those of every stage that starts from it.
   """
 
   init: str  # a workdir, Hugging Face directory, GGUF file or Hub name

@@ -4,6 +4,7 @@ Here a name is looked up, and what a model says of itself takes the place of wha
 open: architecture, tokenizer, the form of a prompt. Weights are not read.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,8 +36,7 @@ def r1_config(values: Mapping[str, Any]) -> R1Config:
   for stage in STAGES:
     section = given.get(stage)
     if isinstance(section, Mapping) and "init" in section:
-      trained = {name: value for name, value in section.items() if name != "init"}
-      given[stage] = _given(section) if section["init"] else trained
+      given[stage] = _given(section, stage) if section["init"] else _trained(section, stage)
   for stage, model in _MADE.items():
     section = given.get(stage)
     made = isinstance(section, Mapping) and "init" not in section
@@ -91,12 +91,27 @@ def _keep(given: dict[str, Any], names: str) -> None:
     given.update({stage: None for stage in STAGES if stage not in wanted})
 
 
-def _given(section: Mapping[str, Any]) -> dict[str, Any]:
-  """The fields of `GivenStage`."""
+def _trained(section: Mapping[str, Any], stage: str) -> dict[str, Any]:
+  """The section of a stage that is trained, though it has a place for a model."""
+  trained = {name: value for name, value in section.items() if name != "init"}
+  require(
+    bool(trained), f"config.{stage}.init is empty; name a model: --config.{stage}.init=MODEL."
+  )
+  return trained
+
+
+def _given(section: Mapping[str, Any], stage: str) -> dict[str, Any]:
+  """The fields of `GivenStage`. Of the architecture, only what holds no weights may be changed."""
   init = pinned(section["init"])
+  own = read_architecture(init)
+  model = resolve_model(section.get("model") or {}, init)
+  require(
+    dataclasses.replace(model, max_context=own.max_context, rope=own.rope) == own,
+    f"config.{stage}.model is not the architecture of {init}; change max_context and rope only.",
+  )
   return {
     "init": init,
-    "model": to_dict(read_architecture(init)),
+    "model": to_dict(model),
     "tokenizer": resolve_tokenizer(section.get("tokenizer"), init),
   }
 

@@ -15,12 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deepseek_jax.config import ModelConfig, require
-from deepseek_jax.evaluate.evaluation import (
-  Evaluation,
-  Protocol,
-  evaluate_each,
-  standard_protocols,
-)
+from deepseek_jax.evaluate.evaluation import Evaluation
 from deepseek_jax.plan.flops import forward_flops
 from deepseek_jax.recipe.checks import check
 from deepseek_jax.recipe.clock import Clock
@@ -38,6 +33,7 @@ from deepseek_jax.recipe.graph import STAGES, Node, graph_of
 from deepseek_jax.recipe.ledger import Entry, count
 from deepseek_jax.recipe.lessons import Lessons, kept_or_drawn, lessons
 from deepseek_jax.recipe.machinery import Machinery
+from deepseek_jax.recipe.measuring import measured, protocol_of
 from deepseek_jax.recipe.origins import origins
 from deepseek_jax.recipe.pretraining import pretraining
 from deepseek_jax.recipe.record import Record, make_record, read_record
@@ -224,19 +220,10 @@ class Run:
     return selection
 
   def _evaluate(self, node: Node, weights: Weights) -> list[Evaluation]:
-    """Greedy, T = 0.6 and T = 1 on held-out problems, the same for every stage."""
-    settings, origin = self.config.evaluation, self.origins[node.stage]
-    protocol = Protocol(
-      benchmark=self.config.task,
-      problems=settings.problems,
-      samples=settings.samples,
-      max_new=settings.max_new,
-      template=settings.template or origin.form,
-      seed=self.config.seed,
-    )
-    engine, task = self.machine(node.stage).engine, self._task(self.config.task)
-    protocols = standard_protocols(protocol)
-    return evaluate_each(engine, weights, origin.tokenizer, task, protocols)
+    """The stage's three evaluations; see `measuring.py`."""
+    origin, task = self.origins[node.stage], self._task(self.config.task)
+    protocol = protocol_of(self.config, origin)
+    return measured(self.machine(node.stage), weights, origin, task, protocol)
 
   def _count(self, entry: Entry, node: Node) -> None:
     """Enters tokens and FLOPs, from the stage's metrics, so that resumptions count too."""

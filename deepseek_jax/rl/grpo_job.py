@@ -18,7 +18,7 @@ from deepseek_jax.evaluate.job_page import Job
 from deepseek_jax.evaluate.monitor import JobMonitor
 from deepseek_jax.model.adapters import LoRAConfig, check_adapters
 from deepseek_jax.model.transformer import Transformer
-from deepseek_jax.rl.learned_reward import open_judge
+from deepseek_jax.rl.learned_reward import open_judge, require_tasks
 from deepseek_jax.rl.rewards import Judge, Transform
 from deepseek_jax.rl.rollout import Rollout
 from deepseek_jax.rl.samples import SampleLog, SamplesConfig
@@ -113,6 +113,7 @@ def run_grpo(
   held_out = _held_out(job, task, tokenizer)
   log = SampleLog(directory, job.samples)
   engines: list[Engine] = []  # one, shared by rollouts and evaluations
+  require_tasks(job.rl.rollout.reward.learned, task)
 
   def parts(
     model: Transformer, tx: optax.GradientTransformation, position: Position
@@ -171,8 +172,8 @@ def _held_out(job: GRPOJob, task: Task, tokenizer: Tokenizer) -> HeldOut | None:
   """What is measured as the job goes on: asked as its rollouts ask, as long as their answers."""
   rollout, config = job.rl.rollout, job.evaluation
   config = dataclasses.replace(config, max_new=config.max_new or rollout.max_new)
-  context = job.model.max_context
-  return open_held_out(config, task, tokenizer, rollout.template, context, job.seed)
+  context, turns = job.model.max_context, 1 if config.benchmark else rollout.turns
+  return open_held_out(config, task, tokenizer, rollout.template, context, job.seed, turns)
 
 
 def _facts(job: GRPOJob) -> dict[str, Any]:

@@ -8,7 +8,10 @@ import numpy as np
 
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.rl.reward_model import RewardModel, load_reward_model
+from deepseek_jax.rl.reward_parts import LearnedConfig
 from deepseek_jax.rl.rollout import RolloutConfig
+from deepseek_jax.tasks.mixture import Mixture
+from deepseek_jax.tasks.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +51,17 @@ class LearnedReward:
     tokens, context = self.model.tokens(prompt, text), self.model.model.config.max_context
     require(len(tokens) <= context, f"it has {len(tokens)} tokens, more than {context}.")
     return tokens
+
+
+def require_tasks(config: LearnedConfig, task: Task) -> None:
+  """ConfigError unless the tasks that a reward model is to judge are drawn from."""
+  names = [one.name for one in task.tasks] if isinstance(task, Mixture) else [task.name]
+  missing = [name.strip() for name in config.tasks.split(",") if name.strip() not in names]
+  require(
+    not config.tasks or not missing,
+    f"rollout.reward.learned.tasks names {', '.join(missing)}, but the problems are of "
+    f"{', '.join(names)}.",
+  )
 
 
 def open_judge(config: RolloutConfig) -> LearnedReward | None:

@@ -74,12 +74,14 @@ class LearnedConfig:
   """A reward model's part: its weight, the model, and what of an answer it reads.
 
   R1 has helpfulness judged by what follows the thought (`answer`) and harmlessness by all of it
-  (`text`; 2501.12948, the second RL stage). The reward is the model's logit, as it is.
+  (`text`; 2501.12948, the second RL stage). The reward is the model's logit, as it is. R1 had its
+  general prompts judged so, and not those that a rule can judge: `tasks`.
   """
 
   weight: float = 0.0
   model: str = ""  # a workdir of experiments.reward_model
   reads: str = "text"  # text | answer
+  tasks: str = ""  # names, with commas between, of the tasks it judges; the others get 0. "": all
 
   def __post_init__(self) -> None:
     _check_weight("learned", self.weight)
@@ -91,6 +93,14 @@ class LearnedConfig:
       bool(self.model) == bool(self.weight),
       f"reward.learned.model is {self.model!r} and its weight {self.weight}; set both or neither.",
     )
+    require(
+      bool(self.weight) or not self.tasks,
+      f"reward.learned.tasks is {self.tasks!r}, but no model judges them; set weight and model.",
+    )
+
+  def judges(self, task: str) -> bool:
+    """Whether problems of a task are among those it judges."""
+    return not self.tasks or task in [name.strip() for name in self.tasks.split(",")]
 
 
 def overlong(length: int, truncated: bool, longest: int, buffer: int) -> float:

@@ -122,10 +122,16 @@ def _learned(
   completions: Sequence[Completion], judge: Judge, config: LearnedConfig
 ) -> Sequence[float]:
   """The reward model's figure of each completion."""
-  texts = [one.text for one in completions]
+  places = [i for i, one in enumerate(completions) if config.judges(one.problem.task)]
+  texts = [completions[i].text for i in places]
   if config.reads == "answer":
     texts = [without_thought(text) for text in texts]
-  return judge([one.problem.prompt for one in completions], texts).tolist()
+  values = [0.0] * len(completions)
+  if places:
+    judged = judge([completions[i].problem.prompt for i in places], texts).tolist()
+    for place, value in zip(places, judged, strict=True):
+      values[place] = value
+  return values
 
 
 def _value(one: Completion, part: str, config: RewardConfig, longest: int) -> float:

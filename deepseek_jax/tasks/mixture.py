@@ -4,6 +4,7 @@ import bisect
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,8 +44,13 @@ class Mixture:
   def sample(self, split: Split, index: int, seed: int, language: str | None = None) -> Problem:
     """See `Task.sample`."""
     place = fraction(seed, self.name, split, index) * sum(self.weights)
-    chosen = bisect.bisect(self._ends, place)
-    return self.tasks[min(chosen, len(self.tasks) - 1)].sample(split, index, seed, language)
+    chosen = self.tasks[min(bisect.bisect(self._ends, place), len(self.tasks) - 1)]
+    try:
+      return chosen.sample(split, index, seed, language)
+    except IndexError:  # of a task that ends, whose problems then come again
+      size = _size(chosen, split, index, seed)
+      require(size > 0, f"the task {chosen.name!r} of a mixture has no {split} problems.")
+      return chosen.sample(split, index % size, seed, language)
 
   @functools.cached_property
   def _ends(self) -> list[float]:
@@ -108,6 +114,56 @@ def _reply_each(
   if not takes_turns(task):
     return [Reply()] * len(problems)
   return reply_each(task, problems, exchanges)
+
+
+def split_mixture(spec: str) -> list[tuple[float, str]]:
+  """The weights and names in `0.6 * countdown + 0.4 * chain_sum`; of a single task its own.
+
+  ConfigError where a weight is no positive number.
+  """
+  parts = [part.strip() for part in spec.split(" + ")]
+  if len(parts) == 1:
+    return [(1.0, spec)]
+  found = []
+  for part in parts:
+    weight, times, name = part.partition(" * ")
+    try:
+      value = float(weight) if times else 1.0
+    except ValueError:
+      value = math.nan
+    require(
+      0 < value < math.inf,
+      f"task {spec!r}: {weight!r} is no positive number; write a mixture as 0.6 * countdown + "
+      "0.4 * chain_sum.",
+    )
+    found.append((value, name.strip() if times else part))
+  return found
+
+
+def mixed(spec: str, parts: Sequence[tuple[float, Task]]) -> Mixture:
+  """The mixture of weighted tasks; of one that is a mixture itself, its tasks."""
+  weights: list[float] = []
+  tasks: list[Task] = []
+  for weight, task in parts:
+    inner = [(1.0, task)]
+    if isinstance(task, Mixture):
+      inner = [(w / sum(task.weights), t) for w, t in zip(task.weights, task.tasks, strict=True)]
+    weights += [weight * share for share, _ in inner]
+    tasks += [one for _, one in inner]
+  return Mixture(tuple(tasks), tuple(weights), name=spec)
+
+
+def _size(task: Task, split: Split, bound: int, seed: int) -> int:
+  """How many problems a task has that has not more than `bound`."""
+  low, high = 0, bound
+  while low < high:
+    middle = (low + high) // 2
+    try:
+      task.sample(split, middle, seed)
+      low = middle + 1
+    except IndexError:
+      high = middle
+  return low
 
 
 def mini_mixture() -> Mixture:

@@ -13,7 +13,8 @@ from deepseek_jax.tasks.countdown import Countdown
 from deepseek_jax.tasks.guarded import Guarded, written_policies
 from deepseek_jax.tasks.guess import Guess
 from deepseek_jax.tasks.isolated import Isolated
-from deepseek_jax.tasks.mixture import mini_mixture, tiny_mixture
+from deepseek_jax.tasks.mixture import mini_mixture, mixed, split_mixture, tiny_mixture
+from deepseek_jax.tasks.prompts import load_prompts
 from deepseek_jax.tasks.reasoning_gym import ReasoningGym
 from deepseek_jax.tasks.settings import make, split_settings
 from deepseek_jax.tasks.task import Problem, Task
@@ -29,8 +30,9 @@ BUILT_IN: dict[str, Callable[[], Task]] = {
   "policies": written_policies,
 }
 _FORMS = (
-  f"{', '.join(BUILT_IN)}, reasoning_gym:DATASET, code:FILE.jsonl, "
-  "chosen:FILE.jsonl or [isolated:]package.module:name"
+  f"{', '.join(BUILT_IN)}, reasoning_gym:DATASET, code:FILE.jsonl, chosen:FILE.jsonl, "
+  "prompts:FILE.jsonl, "
+  "[isolated:]package.module:name or a mixture like 0.6 * countdown + 0.4 * chain_sum"
 )
 
 
@@ -40,14 +42,18 @@ def load_task(spec: str) -> Task:
   Args:
     spec: a name in BUILT_IN; `reasoning_gym:DATASET` for any dataset of reasoning-gym;
       `code:FILE.jsonl` for programming problems, see `code/problem_file.py`; `chosen:FILE.jsonl`
-      for what a preflight chose, see `chosen.py`; or `package.module:name`, a task object or a
-      class or function that makes one, whose verifier runs in processes of its own after
-      `isolated:`. Tasks of ours and of reasoning-gym take their own settings in brackets:
-      `chain_sum(min_terms=2, max_terms=3)`.
+      for what a preflight chose, see `chosen.py`; `prompts:FILE.jsonl` for questions that a reward
+      model judges, see `prompts.py`; `package.module:name`, a task object or a class or function
+      that makes one, whose verifier runs in processes of its own after `isolated:`; or several of
+      them, weighted: `0.6 * countdown + 0.4 * chain_sum`. Tasks of ours and of reasoning-gym take
+      their own settings in brackets: `chain_sum(min_terms=2, max_terms=3)`.
 
   Raises:
     ConfigError: there is no such task, or it has not the methods of one.
   """
+  parts = split_mixture(spec)
+  if len(parts) > 1:
+    return mixed(spec, [(weight, load_task(name)) for weight, name in parts])
   built_in, settings = split_settings(spec) if _is_built_in(spec) else ("", {})
   if built_in:
     return make(spec, BUILT_IN[built_in], settings)
@@ -62,6 +68,8 @@ def load_task(spec: str) -> Task:
     return load_code(attribute)
   if module_name == "chosen":
     return load_chosen(attribute, load_task)
+  if module_name == "prompts":
+    return load_prompts(attribute)
   if module_name == "isolated":
     task = load_task(attribute)
     return (

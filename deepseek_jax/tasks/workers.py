@@ -209,6 +209,7 @@ class _Call:
     self._waiting = collections.deque(self._pickled)
     self._batch = max(1, min(_BATCH, -(-len(self._waiting) // workers.count)))
     self._starts = 0
+    self._again: set[int] = set()  # items that were given a second time
     self._deadlines: dict[_Process, float] = {}  # of those that are at work
     self._selector = selectors.DefaultSelector()
 
@@ -256,7 +257,9 @@ class _Call:
     if "ready" in line:
       process.ready = True
     elif process.items:
-      self._outcomes[process.items.popleft()] = _outcome(line, self._workers.limits)
+      number = process.items.popleft()
+      if line.get("died") != "SIGKILL" or not self._once_more(number):
+        self._outcomes[number] = _outcome(line, self._workers.limits)
     if "died" in line:  # with what it had been sent; the one that follows it knows of nothing
       self._waiting.extendleft(reversed(process.items))
       process.items.clear()
@@ -274,12 +277,23 @@ class _Call:
     self._release(process)
     self._workers.drop(process)
     if process.ready:
-      self._outcomes[process.items.popleft()] = outcome
+      number = process.items.popleft()
+      if outcome.failure != "died" or not self._once_more(number):
+        self._outcomes[number] = outcome
     else:
       self._starts += 1
       if self._starts == _STARTS:
         raise ConfigError(f"The processes that score with {self._workers.maker} do not start.")
     self._waiting.extendleft(reversed(process.items))
+
+  def _once_more(self, number: int) -> bool:
+    """Whether an item whose process was killed is judged again: once, for whoever else kills, as a
+    system short of memory does, has nothing to do with it."""
+    if number in self._again:
+      return False
+    self._again.add(number)
+    self._waiting.appendleft(number)
+    return True
 
 
 def _outcome(line: dict[str, Any], limits: Limits) -> Outcome:

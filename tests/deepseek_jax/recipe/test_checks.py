@@ -53,7 +53,14 @@ def rollout(stage, **changes):
     (section("r1_zero", task="reasoning_gym:gcd"), "r1_zero: the word tokenizer does not know"),
     ({"mesh": {"fsdp": 3}}, "engine_batch is 16; it must divide by mesh"),
     ({"price_per_device_hour": -1.0}, "price_per_device_hour is -1"),
-    ({"evaluation": {"max_new": 127}}, "base: evaluation.max_new 127 and a prompt make"),
+    (
+      {"evaluation": {"problems": 99}},
+      "base: evaluation.problems is 99, but tests.pos.* has only 9",
+    ),
+    (
+      {"evaluation": {"max_new": 127, "problems": 4}},
+      "base: evaluation.max_new 127 and a prompt make",
+    ),
   ],
 )
 def test_what_cannot_be_is_told_before_anything_runs(tmp_path, nothing_runs, changes, told):
@@ -67,6 +74,14 @@ def test_a_reward_model_must_be_one(tmp_path, nothing_runs):
   reward = {"learned": {"weight": 1.0, "model": str(tmp_path)}}
   with pytest.raises(ConfigError, match="r1: rl.rollout.reward.learned.model .* is no workdir"):
     run_r1(r1_config(values(**rollout("r1", reward=reward, advantage=KEEP))), tmp_path / "run")
+
+
+def test_a_reward_model_must_judge_a_task_that_is_drawn_from(tmp_path, nothing_runs):
+  reward = {"learned": {"weight": 1.0, "model": str(tmp_path), "tasks": "general"}}
+  changes = rollout("r1", reward=reward, advantage=KEEP)
+  changes["r1"]["task"] = "mini + tests.positive_task:Positive"
+  with pytest.raises(ConfigError, match="r1: .*names general, but the problems are of countdown"):
+    run_r1(r1_config(values(**changes)), tmp_path / "run")
 
 
 def test_files_are_read_before_anything_runs(tmp_path, nothing_runs):

@@ -106,6 +106,7 @@ def test_words():
     (RepetitionConfig, {"ngram": 0}, "reward.repetition.ngram is 0"),
     (LearnedConfig, {"weight": 1.0}, "reward.learned.model is '' and its weight 1.0"),
     (LearnedConfig, {"model": "runs/reward"}, "set both or neither"),
+    (LearnedConfig, {"tasks": "mini"}, "reward.learned.tasks is 'mini', but no model judges them"),
     (LearnedConfig, {"reads": "all"}, "reward.learned.reads is 'all'; use text or answer"),
   ],
 )

@@ -92,6 +92,19 @@ def test_a_reward_model_reads_the_question_and_what_it_is_to_read(complete, read
   np.testing.assert_array_equal(got.total_BJ, [[1, 1.5], [2, 2.5]])
 
 
+def test_a_reward_model_judges_the_tasks_that_are_named_and_no_others(complete):
+  items = [complete() for _ in range(4)]
+  for i in (1, 2):
+    problem = dataclasses.replace(items[i].problem, task="general")
+    items[i] = dataclasses.replace(items[i], problem=problem)
+  learned = LearnedConfig(1.0, "runs/reward", tasks="general, other")
+  config = RewardConfig(correct=1.0, format=0.0, learned=learned)
+  got = rewards(items, 2, config, 8, lambda prompts, texts: np.full(len(texts), 7.0 + len(texts)))
+  np.testing.assert_array_equal(got.parts["learned"], [[0, 9], [9, 0]])
+  nobody = dataclasses.replace(config, learned=LearnedConfig(1.0, "runs/reward", tasks="other"))
+  assert not rewards(items, 2, nobody, 8, lambda *_: 1 / 0).parts["learned"].any()
+
+
 @given(st.lists(st.sampled_from([0.0, 0.1, 1.0]), min_size=3, max_size=3))
 def test_a_part_without_weight_is_not_in_use(weights):
   config = RewardConfig(*weights)

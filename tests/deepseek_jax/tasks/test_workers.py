@@ -9,6 +9,7 @@ import time
 import pytest
 
 from deepseek_jax.config import ConfigError
+from deepseek_jax.tasks import workers
 from deepseek_jax.tasks.workers import Limits, Workers
 
 LIMITS = Limits(seconds=0.5, wall=2.0, memory=2**28)
@@ -160,6 +161,21 @@ def test_a_process_that_was_killed_meanwhile_is_replaced(pool):
     os.killpg(process._popen.pid, 9)
     process._popen.wait()
   assert [o.value for o in pool.call([("echo", 2)] * 4)] == [2] * 4
+
+
+def test_an_item_whose_process_somebody_killed_is_judged_again(pool, monkeypatch):
+  give, killed = workers._Process.give, []
+
+  def give_and_kill(process, items, pickled):
+    give(process, items, pickled)
+    if process.ready and not killed:
+      killed.append(len(items))
+      os.killpg(process._popen.pid, 9)
+
+  pool.call([("echo", 0)] * 2)  # so that both are ready
+  monkeypatch.setattr(workers._Process, "give", give_and_kill)
+  outcomes = pool.call([("echo", n) for n in range(8)])
+  assert killed and [outcome.value for outcome in outcomes] == list(range(8))
 
 
 def test_the_processes_end_with_the_program_that_started_them():

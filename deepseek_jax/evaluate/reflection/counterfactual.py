@@ -27,6 +27,7 @@ from deepseek_jax.decode.text import Detokenizer
 from deepseek_jax.evaluate.estimators import mean, share
 from deepseek_jax.evaluate.evaluation import Evaluation
 from deepseek_jax.evaluate.figures import Figure, figure
+from deepseek_jax.evaluate.reflection.measures import FEWEST
 from deepseek_jax.evaluate.reflection.turns import Trace
 from deepseek_jax.tasks.scoring import score_each, tell_failures
 from deepseek_jax.tasks.task import Task
@@ -202,11 +203,11 @@ def effects(stage: str, evaluation: Evaluation, branches: Sequence[Branch]) -> l
 def _effect(
   stage: str, evaluation: Evaluation, name: str, branches: Sequence[Branch]
 ) -> list[Figure]:
-  """The figures of some branches, none where fewer than two problems have any."""
+  """The figures of some branches, none where too few problems have any."""
   by_problem: dict[int, list[Branch]] = {}
   for branch in branches:
     by_problem.setdefault(branch.problem, []).append(branch)
-  if len(by_problem) < 2:
+  if len(by_problem) < FEWEST:
     return []
 
   def each(of: Callable[[Branch], float]) -> np.ndarray:

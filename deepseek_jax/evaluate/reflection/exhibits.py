@@ -123,9 +123,10 @@ def _by_length(subjects: Sequence[Subject]) -> str:
   panels = {}
   for name in _PANELS:
     measure = measures.measure_called(name)
-    bins, panels[measure.says] = measures.by_length(counts, measure)
+    bins = measures.by_length(counts, measure)
+    panels[measure.says] = {model: [own.estimates[model] for own in bins] for model in counts}
   note = "Completions of about equal length beside each other, with 95 % intervals over problems."
-  svg = charts.binned_panels(bins, panels, "tokens of the completion")
+  svg = charts.binned_panels([own.name for own in bins], panels, "tokens of the completion")
   return f"<h2>By length</h2>{picture(svg, note)}"
 
 

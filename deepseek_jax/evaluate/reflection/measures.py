@@ -131,24 +131,45 @@ def common_length(evaluation: Evaluation, counts: Counts, other: Counts) -> floa
   return difference_at_equal_length(own, theirs, *places)[1]
 
 
-Binned = dict[str, list[Estimate | None]]  # model -> one for each bin
+@dataclasses.dataclass(frozen=True)
+class Bin:
+  """A measure of several models in one of their common bins of length."""
+
+  name: str  # `A-B` in tokens
+  estimates: dict[str, Estimate | None]  # by model
+  samples: dict[str, int]
 
 
-def by_length(counts: dict[str, Counts], measure: Measure) -> tuple[list[str], Binned]:
-  """A measure of several models in common bins of length: the bins' names, and the estimates."""
+def by_length(counts: dict[str, Counts], measure: Measure) -> list[Bin]:
+  """A measure of several models in common bins of length, about as many completions in each."""
   pooled = np.concatenate([own["tokens"].ravel() for own in counts.values()])
   edges = bin_edges(pooled, _BINS)
   starts = [pooled.min(), *edges]
   ends = [*(edge - 1 for edge in edges), pooled.max()]
-  names = [f"{a:.0f}-{b:.0f}" if a < b else f"{a:.0f}" for a, b in zip(starts, ends, strict=True)]
-  found: Binned = {}
-  for model, own in counts.items():
-    place_PJ = np.searchsorted(edges, own["tokens"], side="right")
-    found[model] = []
-    for number in range(len(names)):
-      sums = Sums(*(x_PJ * (place_PJ == number) for x_PJ in _sums(measure, own)))
-      found[model].append(_level(measure, sums) if _enough(sums) else None)
-  return names, found
+  places = {m: np.searchsorted(edges, own["tokens"], side="right") for m, own in counts.items()}
+  found = []
+  for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+    estimates: dict[str, Estimate | None] = {}
+    for model, own in counts.items():
+      sums = Sums(*(x_PJ * (places[model] == number) for x_PJ in _sums(measure, own)))
+      estimates[model] = _level(measure, sums) if _enough(sums) else None
+    name = f"{start:.0f}-{end:.0f}" if start < end else f"{start:.0f}"
+    found.append(Bin(name, estimates, {m: int((x == number).sum()) for m, x in places.items()}))
+  return found
+
+
+def accuracy_by_length(evaluation: Evaluation, counts: dict[str, Counts]) -> list[Figure]:
+  """pass@1 of several models in common bins of length: `pass@1 at A-B tokens`."""
+  protocol = evaluation.protocol
+  return [
+    figure(
+      model, protocol.label, f"pass@1 at {own.name} tokens", estimate, own.samples[model],
+      protocol.seed,
+    )
+    for own in by_length(counts, measure_called("pass@1"))
+    for model, estimate in own.estimates.items()
+    if estimate is not None
+  ]  # fmt: skip
 
 
 def measure_called(name: str) -> Measure:

@@ -48,8 +48,9 @@ class Trace:
   @functools.cached_property
   def turns(self) -> list[Turn]:
     """The re-checks, in order."""
-    last = extract_answer(self.text) or lenient_answer(self.text) or ""
-    answers = [*(c.answer for c in self.candidates), last]
+    opened = "<think>" in self.text and "</think>" not in self.text
+    last = extract_answer(self.text) or (None if opened else lenient_answer(self.text))
+    answers = [*(c.answer for c in self.candidates), last or ""]
     right = [*self.right, self.correct]
     return [
       Turn(not same_answer(answers[i], answers[i + 1]), right[i], right[i + 1])

@@ -100,11 +100,11 @@ def test_every_arm_goes_on_from_its_place():
 
 
 def test_effects_are_paired_with_what_was_said():
-  """Three problems of four samples: stripping loses what the turn had found."""
-  problems = [countdown_problem((d, 7, 2), d + 5, "en") for d in (3, 4, 5)]
+  """Five problems of four samples: stripping loses what the turn had found."""
+  problems = [countdown_problem((d, 7, 2), d + 5, "en") for d in range(3, 8)]
   text = "<think> {0} -7 0 vs 8 low wait {0} 7 -2 vs 8 </think> <answer> {0} 7 -2 </answer>"
   guess = "<think> </think> <answer> {0} 7 2 </answer>"
-  texts = [[text.format(d), text.format(d), guess.format(d), guess.format(d)] for d in (3, 4, 5)]
+  texts = [[text.format(d), text.format(d), guess.format(d), guess.format(d)] for d in range(3, 8)]
 
   def say(prompt):
     if prompt.endswith("<answer>"):
@@ -117,7 +117,7 @@ def test_effects_are_paired_with_what_was_said():
   assert figures["strip: pass@1 as said"]["value"] == 1
   assert figures["strip: pass@1"]["value"] == 0
   assert figures["strip: pass@1 over as said"]["value"] == -1
-  assert figures["strip: pass@1 over as said"]["samples"] == 6, "guesses have no turn"
+  assert figures["strip: pass@1 over as said"]["samples"] == 10, "guesses have no turn"
   assert figures["unchanged: pass@1 over as said"]["value"] == 0
   assert figures["insert: truncated"]["value"] == 0
   assert "strip behind a wrong answer: pass@1" in figures

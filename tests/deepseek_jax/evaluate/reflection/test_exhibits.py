@@ -58,7 +58,9 @@ def subjects():
     ] * 6
     made = evaluation(TASK, problems, texts)
     traces = trace_each(TASK, made, FORM)
-    branches = [Branch("strip", p, 0, texts[0][0] + HOSTILE, 9, False, 0.0, False) for p in (0, 1)]
+    branches = [
+      Branch("strip", p, 0, texts[0][0] + HOSTILE, 9, False, 0.0, False) for p in range(5)
+    ]
     found.append(Subject(stage, made, traces, count(made, traces), branches, HOSTILE))
   return found
 

@@ -39,7 +39,7 @@ CASES = {  # what the thought does: changed, right before, right after, of each 
   ),
   "turns without a word": (tagged(f"{WRONG} {RIGHT}", "3 7 -2"), [(True, False, True)]),
   "turns without another trial": (tagged(f"{RIGHT} wait", "3 7 -2"), [(False, True, True)]),
-  "breaks off": (f"<think> {RIGHT} wait 3 7", [(True, True, False)]),
+  "breaks off": (f"<think> {RIGHT} wait 3 7 -2", [(True, True, False)]),
 }
 
 
@@ -103,12 +103,12 @@ def test_gains_over_a_base_are_paired_and_few_turns_make_no_figure():
   assert gains["rechecks over base"]["ci95"] == [0.5, 0.5], "every problem differs by as much"
   assert gains["rechecks over base at equal length"]["value"] == 0
   assert "changed over base" not in gains and "length over base at equal length" not in gains
-  names, by = measures.by_length(
-    {"r1": counts[0], "base": counts[1]}, measures.measure_called("rechecks")
-  )
-  assert names == ["7-23", "24"]
-  assert [e and e.value for e in by["r1"]] == [0, 1]
-  assert [e and e.value for e in by["base"]] == [0, None]
+  named = {"r1": counts[0], "base": counts[1]}
+  short, long = measures.by_length(named, measures.measure_called("rechecks"))
+  assert (short.name, long.name) == ("7-23", "24")
+  assert (short.samples, long.samples) == ({"r1": 8, "base": 16}, {"r1": 8, "base": 0})
+  assert (short.estimates["r1"].value, long.estimates["r1"].value) == (0, 1)
+  assert short.estimates["base"].value == 0 and long.estimates["base"] is None
 
 
 def test_accuracy_by_length_is_that_of_each_bin():
@@ -118,10 +118,10 @@ def test_accuracy_by_length_is_that_of_each_bin():
     for p in problems
   ]
   found, made = traces(TASK, problems, texts)
-  names, by = measures.by_length({"r1": measures.count(made, found)}, measures.MEASURES[-1])
-  assert names == ["7-9", "10"]
-  assert [e.value for e in by["r1"]] == [0, 1]
-  assert by["r1"][0].high > 0 and by["r1"][1].low < 1
+  short, long = measures.accuracy_by_length(made, {"r1": measures.count(made, found)})
+  assert (short["metric"], long["metric"]) == ("pass@1 at 7-9 tokens", "pass@1 at 10 tokens")
+  assert (short["value"], long["value"]) == (0, 1) and short["samples"] == long["samples"] == 24
+  assert short["ci95"][1] > 0 and long["ci95"][0] < 1
 
 
 GENERAL = {

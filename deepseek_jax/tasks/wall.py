@@ -54,20 +54,25 @@ class Place:
 def place(module: str, files: Sequence[str] = ()) -> Iterator[Place]:
   """The place for one process that imports `module` and reads `files`; started inside `with`."""
   bwrap = _bubblewrap(os.getuid(), os.environ.get("PATH", ""))
-  shown = [*_of_modules(module), *map(os.path.abspath, files)]
-  if bwrap is None or (os.getuid() == 0 and _is_hidden(tuple(shown))):
+  if bwrap is None:
     yield Place()
     return
-  with _behind(bwrap, shown) as found:
+  shown = [*_of_python(), *_of_modules(module), *map(os.path.abspath, files)]
+  user = bubblewrap.user()
+  hidden = None if user is None else next(filter(_is_hidden, shown), None)
+  if hidden is not None:
+    _tell(f"run behind bubblewrap's wall as root, who alone may read {hidden}")
+    user = None
+  with _behind(bwrap, shown, user) as found:
     yield found
 
 
 @contextlib.contextmanager
-def _behind(bwrap: str, shown: Iterable[str]) -> Iterator[Place]:
-  """A place behind the wall."""
+def _behind(bwrap: str, shown: Iterable[str], user: int | None) -> Iterator[Place]:
+  """A place behind the wall, where what scores becomes this user."""
   folder = Path.cwd()
-  command = [bwrap, *bubblewrap.alone()]
-  command += bubblewrap.view([*_of_python(), *shown], _links(sys.executable))
+  command = [bwrap, *bubblewrap.alone(becoming=user is not None)]
+  command += bubblewrap.view(shown, _links(sys.executable))
   for path in (*[*folder.parents][-2::-1], folder):  # for what names files from here
     command += ["--perms", "0755", "--dir", str(path)]
   command += ["--perms", "1777", "--size", str(_DISK), "--tmpfs", bubblewrap.WORK]
@@ -76,7 +81,7 @@ def _behind(bwrap: str, shown: Iterable[str]) -> Iterator[Place]:
   with contextlib.ExitStack() as stack:
     descriptor = in_memory(refusing(), stack)
     command += ["--remount-ro", "/", "--chdir", str(folder), "--seccomp", str(descriptor), "--"]
-    yield Place(tuple(command), (descriptor,), environment, _PROCESSES, bubblewrap.user())
+    yield Place(tuple(command), (descriptor,), environment, _PROCESSES, user)
 
 
 def _of_python() -> Iterator[str]:
@@ -117,35 +122,33 @@ def _of_modules(module: str) -> Iterator[str]:
       yield from map(str, {Path(spec.origin).absolute(), *folder.glob("*.py")})
 
 
-def _is_hidden(shown: Sequence[str]) -> bool:
-  """Whether root alone may read one of these, and not whom a verifier's process becomes."""
-  for path in shown:
-    needed = 0o5 if os.path.isdir(path) else 0o4
-    if os.path.exists(path) and os.stat(path).st_mode & needed != needed:
-      _tell(f"only root may read {path}: chmod -R o+rX {path}")
-      return True
-  return False
+def _is_hidden(path: str) -> bool:
+  """Whether not everybody may read what is there."""
+  needed = 0o5 if os.path.isdir(path) else 0o4
+  return os.path.exists(path) and os.stat(path).st_mode & needed != needed
 
 
 @functools.cache
 def _bubblewrap(user: int, path: str) -> str | None:
   """bwrap where it works for a verifier's process; kept by what that depends on."""
-  if sys.platform != "linux":
-    _tell(f"{sys.platform} has none")
-    return None
-  bwrap = bubblewrap.find_bubblewrap()
-  trouble = _trouble(bwrap) if bwrap else "pip install 'deepseek-jax[code]' brings it"
-  if trouble:
-    _tell(trouble)
-    return None
-  return bwrap
+  bwrap = bubblewrap.find_bubblewrap() if sys.platform == "linux" else None
+  if bwrap is not None:
+    trouble = _trouble(bwrap)
+  elif sys.platform == "linux":
+    trouble = "pip install 'deepseek-jax[code]' brings it"
+  else:
+    trouble = f"there is none for {sys.platform}"
+  if not trouble:
+    return bwrap
+  _tell(f"have no bubblewrap's wall around their processes, but their seal alone ({trouble})")
+  return None
 
 
 def _trouble(bwrap: str) -> str:
   """Why a process cannot run behind the wall; nothing if it can."""
   program = f"import sys; sys.path[:] = {[*map(os.path.abspath, sys.path)]!r}; {_TRIAL}"
   try:
-    with _behind(bwrap, _of_modules(__name__)) as found:
+    with _behind(bwrap, [*_of_python(), *_of_modules(__name__)], None) as found:
       done = subprocess.run(
         [*found.command, sys.executable, "-c", program],
         stdin=subprocess.DEVNULL,
@@ -161,10 +164,5 @@ def _trouble(bwrap: str) -> str:
 
 
 @functools.cache
-def _tell(trouble: str) -> None:
-  print(
-    "Verifiers that are not ours run in processes of their own, but without bubblewrap's wall "
-    f"around them ({trouble}).",
-    file=sys.stderr,
-    flush=True,
-  )
+def _tell(what: str) -> None:
+  print(f"Verifiers that are not ours {what}.", file=sys.stderr, flush=True)

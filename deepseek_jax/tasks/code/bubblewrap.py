@@ -75,10 +75,14 @@ def arguments(bwrap: str, disk: int, filter_descriptor: int) -> list[str]:
   ]
 
 
-def alone() -> list[str]:
-  """Arguments for what has namespaces of its own, and no privilege but to become another user."""
+def alone(becoming: bool = True) -> list[str]:
+  """Arguments for what has namespaces of its own, and no privilege.
+
+  Of root's, that to become another user is left to what is `becoming` one.
+  """
   if os.getuid() == 0:
-    identity = ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    kept = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if becoming else []
+    identity = ["--cap-drop", "ALL", *kept]
   else:
     identity = ["--unshare-user", "--uid", str(_NOBODY), "--gid", str(_NOBODY)]
   return [*_NAMESPACES, "--unshare-cgroup-try", *identity, "--hostname", "box"]

@@ -101,7 +101,7 @@ print([(s.correct, s.format, s.language, s.failure) for s in task.score_each(pro
 """
 
 
-def asked(folder, language="1.0", fields="pass", others=(), path=None):
+def asked(folder, language="1.0", fields="pass", others=(), path=None, hidden=False):
   """What a user's program says who has these files of his own, and where else he may not read."""
   (folder / "home").mkdir()
   (folder / "home" / "figure").write_text("0.5")
@@ -112,6 +112,8 @@ def asked(folder, language="1.0", fields="pass", others=(), path=None):
   (own / "shapes" / "forms.py").write_text("FORM = 0.25\n")
   for name, text in {**dict(others), "ask.py": ASKING}.items():
     (own / name).write_text(text)
+  if hidden:
+    (own / "shapes").chmod(0o700)
   environment = {**os.environ, "HOME": str(folder / "home"), "PYTHONPATH": str(ROOT)}
   if path is not None:
     environment["PATH"] = str(path)
@@ -152,6 +154,17 @@ def test_a_task_that_cannot_be_made_behind_the_wall_says_what_is_there(walled, t
   assert "FileNotFoundError" in last and "names in `files`" in last
 
 
+def test_what_only_root_may_read_is_read_by_root_behind_the_wall(walled, tmp_path):
+  if os.getuid() != 0:
+    pytest.skip("these tests do not run as root")
+  figure = str(tmp_path / "home" / "figure")
+  root = f"float(__import__('os').getuid() == 0 and not pathlib.Path({figure!r}).exists())"
+  done = asked(tmp_path, root, hidden=True)
+  assert done.stdout.count("1.0, '')") == 3, done
+  (line,) = done.stderr.splitlines()
+  assert line.endswith(f"as root, who alone may read {tmp_path}/own files/shapes.")
+
+
 @pytest.mark.parametrize("words", ["", "no namespaces"])
 def test_without_bubblewrap_scorers_run_as_ever_and_that_is_told_once(words, tmp_path):
   programs = tmp_path / "programs"
@@ -163,4 +176,4 @@ def test_without_bubblewrap_scorers_run_as_ever_and_that_is_told_once(words, tmp
   done = asked(tmp_path, "float('HOME' in __import__('os').environ)", others=none, path=programs)
   assert done.stdout.count("1.0, '')") == 3, done
   (line,) = done.stderr.splitlines()
-  assert "without bubblewrap's wall" in line and (words or "deepseek-jax[code]") in line
+  assert "no bubblewrap's wall" in line and (words or "deepseek-jax[code]") in line

@@ -3,6 +3,8 @@
   python -m experiments.r1 --config=configs/r1_mini.py --workdir=runs/r1
 
 The same command goes on where a run was cut short. See configs/r1_mini.py for what comes out.
+`--config.base.init=MODEL` begins with a model from outside, and so for any stage; `--config.stages=
+base,r1_zero` leaves the others out; a stage's `start` and `source` may be other stages.
 """
 
 from deepseek_jax.recipe.job import r1_config, run_r1

@@ -1,4 +1,4 @@
-"""A graph for tests that kill it: all kinds of stages in few steps, a third of them saved."""
+"""A graph for tests that kill it: all kinds of stages in few steps; every third is saved."""
 
 from ml_collections import ConfigDict
 

@@ -70,6 +70,19 @@ def test_says_how_many_runs_show_a_gain_alone(tmp_path):
   assert line(text, "r1_zero over base").endswith(" 2/3")
 
 
+def test_a_graph_with_stages_left_out_is_pooled_by_those_it_has(tmp_path):
+  rng = np.random.default_rng(4)
+  for name in "ab":
+    write_run(tmp_path / name, rng)
+    (tmp_path / name / "stages" / "rl1.json").unlink()
+    (tmp_path / name / "config.json").write_text('{"rl1": null, "r1": {}}')
+  text = pool([tmp_path / "a", tmp_path / "b"])
+  assert "r1_zero over base" in text and "rl1 over" not in text and "\nrl1 " not in text
+  write_run(tmp_path / "c", rng)
+  with pytest.raises(ConfigError, match="c has other stages than"):
+    pool([tmp_path / "a", tmp_path / "c"])
+
+
 def test_refuses_unfinished_and_unlike_runs(tmp_path):
   rng = np.random.default_rng(2)
   write_run(tmp_path / "a", rng)

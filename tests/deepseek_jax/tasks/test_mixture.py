@@ -1,4 +1,4 @@
-"""Mixtures by name, tasks that end in them, questions that only a reward model judges."""
+"""Mixtures by their names, tasks that end in them, and questions for a reward model."""
 
 import collections
 import json

@@ -44,6 +44,18 @@ def test_another_config_is_refused_with_both_values_and_nothing_changes(tmp_path
   assert read_config(tmp_path) == json.loads(json.dumps(CONFIG))
 
 
+def test_fields_that_an_older_run_did_not_know_have_their_defaults(tmp_path):
+  config = DataConfig(task="tiny")
+  with Workdir(tmp_path, config):
+    older = {n: v for n, v in read_config(tmp_path).items() if n not in ("template", "split")}
+  (tmp_path / "config.json").write_text(json.dumps(older))
+  with Workdir(tmp_path, config):
+    assert read_config(tmp_path)["template"] == "plain"
+  (tmp_path / "config.json").write_text(json.dumps(older))
+  with pytest.raises(ConfigError, match="template was 'plain' and is 'turns'"):
+    Workdir(tmp_path, DataConfig(task="tiny", template="turns"))
+
+
 def test_a_directory_that_is_no_workdir_is_one_sentence(tmp_path):
   with pytest.raises(ConfigError, match="no config.json"):
     read_config(tmp_path)

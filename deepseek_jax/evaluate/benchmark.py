@@ -1,9 +1,11 @@
 """A benchmark by its name: a task, a file of problems, or a dataset."""
 
+import dataclasses
+
 from deepseek_jax.evaluate import mathematics
 from deepseek_jax.evaluate.file_benchmark import FileBenchmark, load_file_benchmark
 from deepseek_jax.paths import local_path
-from deepseek_jax.tasks.registry import load_task
+from deepseek_jax.tasks.registry import BUILT_IN, load_task
 from deepseek_jax.tasks.task import Task
 
 _TASKS = ("code:", "chosen:", "prompts:", "isolated:", "reasoning_gym:")  # then a name or a file
@@ -14,11 +16,27 @@ def open_benchmark(name: str, judge: str | None = None, split: str = "test") -> 
 
   ConfigError if there is none.
   """
+  return load_file_benchmark(name, judge, split) if _is_file(name) else load_task(name)
+
+
+def open_task(name: str) -> Task:
+  """What a job trains on: a task by its name, or the problems of a file or dataset.
+
+  Of those a fifth is held out, by a hash of what is asked. Of a dataset it is the split `train`, or
+  `NAME#SPLIT`, `NAME#CONFIGURATION/SPLIT`.
+  """
+  place, _, split = (name, "", "") if local_path(name).exists() else name.partition("#")
+  task = open_benchmark(place, None, split or "train")
+  return dataclasses.replace(task, divided=True) if isinstance(task, FileBenchmark) else task
+
+
+def _is_file(name: str) -> bool:
+  """Whether a name is that of a file, directory or dataset, and of no task."""
+  if name in BUILT_IN:
+    return False
   spelled = "/" in name or name.endswith((".json", ".jsonl"))
   task = name.startswith(_TASKS) or " + " in name
-  if local_path(name).exists() or (spelled and not task):
-    return load_file_benchmark(name, judge, split)
-  return load_task(name)
+  return local_path(name).exists() or (spelled and not task)
 
 
 def judge_of(task: Task) -> str:

@@ -318,11 +318,10 @@ def judge(
 ) -> Evaluation:
   """Scores samples that lie problem after problem, as they were asked, `protocol.samples` each."""
   shape = len(problems), protocol.samples
-  owners = [problem for problem in problems for _ in range(protocol.samples)]
   texts = [one.turns[-1] for one in samples]
   scores = score_dialogues(task, samples)
   words = [sum(map(count_reflection, map(thought_of, one.turns)), Counter()) for one in samples]
-  said = _said(task, owners, texts, scores)
+  said = _said(scores)
 
   def spread(values: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.asarray(values, np.float64).reshape(shape)
@@ -352,12 +351,8 @@ def judge(
   )
 
 
-def _said(
-  task: Task, problems: Sequence[Problem], texts: Sequence[str], scores: Sequence[Score]
-) -> Sequence[float] | None:
+def _said(scores: Sequence[Score]) -> list[float] | None:
   """Whether each text says the right answer in whatever form; None if the task cannot tell."""
-  if isinstance(task, FileBenchmark):
-    return task.lenient_each(problems, texts, scores)
   known = [score.said for score in scores if score.said is not None]
   if not known:
     return None

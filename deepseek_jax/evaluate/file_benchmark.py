@@ -6,6 +6,7 @@ what it does not accept `math-verify`, where that is installed (see `mathematics
 """
 
 import dataclasses
+import functools
 import math
 import os
 import sys
@@ -17,10 +18,12 @@ from deepseek_jax.data.records import whole_text
 from deepseek_jax.evaluate import mathematics
 from deepseek_jax.evaluate.answers import extract_answer, gold_answer, lenient_answer, same_answer
 from deepseek_jax.evaluate.benchmark_records import benchmark_records
+from deepseek_jax.tasks.holdout import split_of_text
 from deepseek_jax.tasks.languages import language_share
 from deepseek_jax.tasks.response import thought_of
+from deepseek_jax.tasks.rounds import in_rounds
 from deepseek_jax.tasks.scoring import failed
-from deepseek_jax.tasks.task import Problem, Score, Split
+from deepseek_jax.tasks.task import SPLITS, Problem, Score, Split
 from deepseek_jax.tasks.workers import Outcome
 
 JUDGES = ("exact", "math-verify")
@@ -38,10 +41,26 @@ class FileBenchmark:
   name: str
   problems: tuple[Problem, ...]
   judge: str = "exact"
+  divided: bool = False  # for training: a fifth is held out, by a hash of what is asked
 
   def sample(self, split: Split, index: int, seed: int, language: str | None = None) -> Problem:
-    """Problem `index`, whatever the split and seed; IndexError behind the last."""
-    return self.problems[index]
+    """Of a benchmark problem `index`, whatever the split and seed; IndexError behind the last.
+
+    Of one that is `divided` training problems come in rounds, and held-out ones in their order.
+    """
+    if not self.divided:
+      return self.problems[index]
+    problems = self._splits[split]
+    require(bool(problems), f"{self.name} has no problems for the {split} split; add some.")
+    if split == "heldout":
+      return problems[index]
+    return in_rounds(problems, self.name, split, index, seed)
+
+  @functools.cached_property
+  def _splits(self) -> dict[Split, tuple[Problem, ...]]:
+    splits = [split_of_text(problem.prompt) for problem in self.problems]
+    pairs = list(zip(splits, self.problems, strict=True))
+    return {split: tuple(p for s, p in pairs if s == split) for split in SPLITS}
 
   def score(self, problem: Problem, text: str) -> Score:
     """Right if the final answer equals the file's; format is that there is one at all."""
@@ -61,7 +80,8 @@ class FileBenchmark:
     outcomes = mathematics.equal_each(pairs) if pairs else []
     for place, outcome in zip(open_places, outcomes, strict=True):
       scores[place] = _judged(scores[place], outcome)
-    return scores
+    said = self.lenient_each(problems, texts, scores)
+    return [dataclasses.replace(s, said=float(x)) for s, x in zip(scores, said, strict=True)]
 
   def lenient_each(
     self, problems: Sequence[Problem], texts: Sequence[str], scores: Sequence[Score]

@@ -14,6 +14,7 @@ from deepseek_jax.data.document import make_sample
 from deepseek_jax.data.problems import ProblemSource
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.data.written import read_written
+from deepseek_jax.evaluate.benchmark import open_task
 from deepseek_jax.evaluate.evaluation import draw_problems
 from deepseek_jax.recipe.config import (
   GivenStage,
@@ -27,7 +28,6 @@ from deepseek_jax.recipe.measuring import protocol_of
 from deepseek_jax.recipe.origins import Origin
 from deepseek_jax.rl.learned_reward import require_tasks
 from deepseek_jax.tasks.environment import check_turns, refuse_turns
-from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.train.start import read_architecture
 
 
@@ -55,7 +55,7 @@ def check(config: R1Config, graph: Sequence[Node], origins: dict[str, Origin]) -
 def _pretraining(config: R1Config, stage: PretrainStage, origin: Origin) -> None:
   _fits("length", stage.length, origin)
   _splits(config, "batch", stage.batch)
-  first = ProblemSource(load_task(config.task_of(stage)), 0)[0]  # of a task with worked solutions
+  first = ProblemSource(open_task(config.task_of(stage)), 0)[0]  # of a task with worked solutions
   make_sample(origin.tokenizer, first)
 
 
@@ -86,13 +86,13 @@ def _tuning(config: R1Config, node: Node, stage: TuneStage, origins: dict[str, O
 
 def _reinforcement(config: R1Config, stage: ReinforceStage, origin: Origin) -> None:
   rollout = stage.rl.rollout
-  check_turns(load_task(config.task_of(stage)), rollout.turns, "rl.rollout.turns")
+  check_turns(open_task(config.task_of(stage)), rollout.turns, "rl.rollout.turns")
   _fits("rl.rollout.width", rollout.width, origin)
   _splits(config, "rl.rollout.rows", rollout.rows)
   _asked(config.task_of(stage), origin.tokenizer, rollout.template)
   learned = rollout.reward.learned
   if learned.weight:
-    require_tasks(learned, load_task(config.task_of(stage)))
+    require_tasks(learned, open_task(config.task_of(stage)))
     context = _judges(learned.model)
     require(
       rollout.width < context,
@@ -116,7 +116,7 @@ def _judges(model: str) -> int:
 def _measured(config: R1Config, origin: Origin) -> None:
   """The evaluation, all of whose prompts are known."""
   protocol = protocol_of(config, origin)
-  problems = draw_problems(load_task(config.task), protocol)
+  problems = draw_problems(open_task(config.task), protocol)
   asked = (ask(origin.tokenizer, problem.prompt, protocol.template) for problem in problems)
   longest = max(len(prompt.tokens) for prompt in asked) + protocol.max_new
   _fits(f"evaluation.max_new {protocol.max_new} and a prompt make a sample that", longest, origin)
@@ -125,7 +125,7 @@ def _measured(config: R1Config, origin: Origin) -> None:
 def _asked(spec: str, tokenizer: Tokenizer, form: str) -> int:
   """How many tokens the first training prompt of a task has."""
   try:
-    task = load_task(spec)
+    task = open_task(spec)
     refuse_turns(task, "the recipe of R1")
     problem = task.sample("train", 0, 0)
   except IndexError as error:

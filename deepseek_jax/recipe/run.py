@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deepseek_jax.config import ModelConfig, require
+from deepseek_jax.evaluate.benchmark import open_task
 from deepseek_jax.evaluate.evaluation import Evaluation
 from deepseek_jax.plan.flops import forward_flops
 from deepseek_jax.recipe.checks import check
@@ -40,7 +41,6 @@ from deepseek_jax.recipe.record import Record, make_record, read_record
 from deepseek_jax.recipe.reinforcement import reinforcement
 from deepseek_jax.recipe.tuning import tuning
 from deepseek_jax.rl.rejection import Selection, rejection_sample
-from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.tasks.task import Task
 from deepseek_jax.train.checkpoint import Checkpointer, load_weights
 from deepseek_jax.train.loop import LoopConfig, Position, begin, train
@@ -64,7 +64,7 @@ class Run:
     unfinished = [n for n in self.graph if not self.record_path(n.stage).exists()]
     check(config, unfinished, self.origins)
     self._machines: dict[ModelConfig, Machinery] = {}
-    self._task = functools.cache(load_task)
+    self._task = functools.cache(open_task)
 
   def stages(self) -> Iterator[tuple[Node, Record]]:
     """Runs what is unfinished, in the graph's order, yielding every stage's record."""

@@ -24,12 +24,12 @@ from deepseek_jax.data.pipeline import read_samples, that_fit
 from deepseek_jax.data.records import read_records
 from deepseek_jax.data.tokenizer import Tokenizer, same_tokens
 from deepseek_jax.decode.engine import SlotEngine
+from deepseek_jax.evaluate.benchmark import open_task
 from deepseek_jax.evaluate.text_job import text_monitor
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.rl.rejection import RejectionConfig, rejection_sample
 from deepseek_jax.rl.written_policy import check_room, policy_text
 from deepseek_jax.tasks.environment import refuse_turns
-from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.train import distill, sft
 from deepseek_jax.train.loop import Position, StepFn
 from deepseek_jax.train.pretrain import PretrainConfig, PretrainKnobs, make_step
@@ -119,7 +119,7 @@ def run_distill(
   teacher = Transformer(config, job.compute)
   weights = jax.device_put(weights)
   if job.data.source == "problems":
-    refuse_turns(load_task(job.data.task), "distillation")
+    refuse_turns(open_task(job.data.task), "distillation")
     with Workdir(directory, job) as workdir:
       path = workdir.path / "traces.jsonl"
       if not path.exists():
@@ -147,7 +147,7 @@ def _write_traces(
 ) -> None:
   """The teacher's answers that are fit to be learnt from; ConfigError if there is none."""
   engine = SlotEngine(teacher, job.engine_batch)
-  task = load_task(job.data.task)
+  task = open_task(job.data.task)
   selection = rejection_sample(engine, weights, task, tokenizer, job.traces, job.data.seed)
   require(
     bool(selection.kept),

@@ -13,6 +13,9 @@ from deepseek_jax.data.asking import own_form
 from deepseek_jax.data.sources import fingerprint
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import Engine, SlotEngine
+from deepseek_jax.evaluate.benchmark import open_task
+from deepseek_jax.evaluate.evaluation import content_of
+from deepseek_jax.evaluate.file_benchmark import FileBenchmark
 from deepseek_jax.evaluate.held_out import EvaluationLog, HeldOut, open_held_out
 from deepseek_jax.evaluate.job_page import Job
 from deepseek_jax.evaluate.monitor import JobMonitor
@@ -26,7 +29,6 @@ from deepseek_jax.rl.trainer import Reinforcement, RLConfig
 from deepseek_jax.seeds import check_seed
 from deepseek_jax.sharding import MeshConfig
 from deepseek_jax.tasks.environment import check_turns
-from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.tasks.task import Task
 from deepseek_jax.train import grpo
 from deepseek_jax.train.loop import FeedFn, LoopConfig, Position, StepFn, TrainingDiverged
@@ -50,7 +52,7 @@ class GRPOJob:
   train: LoopConfig
   rl: RLConfig = RLConfig()
   samples: SamplesConfig = SamplesConfig()
-  task: str = "mini"  # see tasks.registry.load_task
+  task: str = "mini"  # see evaluate.benchmark.open_task
   tokenizer: str = "word"  # word | byte | a directory
   optimizer: OptimizerConfig = OptimizerConfig(weight_decay=0.0)
   compute: ComputeConfig = ComputeConfig()
@@ -108,7 +110,7 @@ def run_grpo(
 ) -> tuple[TrainState, Position]:
   """Reinforces, or goes on reinforcing, in the workdir `directory`; see `train.run.run_job`."""
   tokenizer = open_tokenizer(job.tokenizer)
-  task, judge = load_task(job.task), open_judge(job.rl.rollout)  # before the workdir is claimed
+  task, judge = open_task(job.task), open_judge(job.rl.rollout)  # before the workdir is claimed
   check_turns(task, job.rl.rollout.turns, "rl.rollout.turns")
   held_out = _held_out(job, task, tokenizer)
   log = SampleLog(directory, job.samples)
@@ -192,6 +194,8 @@ def _facts(job: GRPOJob) -> dict[str, Any]:
 
 def _fingerprint(task: Task) -> dict[str, Any]:
   """Of the file that a task's problems are in, by which a change is noticed; else nothing."""
+  if isinstance(task, FileBenchmark):
+    return {task.name: content_of(task)}
   file = getattr(task, "file", None)
   return fingerprint([file], file) if isinstance(file, Path) else {}
 

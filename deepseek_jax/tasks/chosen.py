@@ -15,8 +15,9 @@ from typing import Any
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.paths import local_path
 from deepseek_jax.tasks.environment import Exchange, Reply, reply_each
+from deepseek_jax.tasks.rounds import in_rounds
 from deepseek_jax.tasks.scoring import score_each, score_exchanges
-from deepseek_jax.tasks.task import Problem, Score, Split, Task, stream, takes_turns
+from deepseek_jax.tasks.task import Problem, Score, Split, Task, takes_turns
 
 _ALL = "@all"
 _FIELDS = {"task": str, "seed": int, "index": int, "key": str}
@@ -40,10 +41,7 @@ class Chosen:
     """See `Task.sample`; a chosen problem is in the language it was drawn in."""
     if split == "heldout" and not self.undivided:
       return self.task.sample(split, index, seed, language)
-    turn, place = divmod(index, len(self.problems))
-    order = list(range(len(self.problems)))
-    stream(seed, self.name, split, turn).shuffle(order)
-    return self.problems[order[place]]
+    return in_rounds(self.problems, self.name, split, index, seed)
 
   def score(self, problem: Problem, text: str) -> Score:
     """See `Task.score`."""

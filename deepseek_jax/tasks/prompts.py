@@ -16,7 +16,8 @@ from deepseek_jax.paths import local_path
 from deepseek_jax.tasks.holdout import split_of_text
 from deepseek_jax.tasks.languages import language_share
 from deepseek_jax.tasks.response import parse_response, thought_of
-from deepseek_jax.tasks.task import SPLITS, Problem, Score, Split, stream
+from deepseek_jax.tasks.rounds import in_rounds
+from deepseek_jax.tasks.task import SPLITS, Problem, Score, Split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +36,7 @@ class Prompts:
     """See `Task.sample`: each question once, in an order of the seed's, then in another."""
     problems = self._splits[split]
     require(bool(problems), f"{self.file} has no questions for the {split} split; add some.")
-    turn, place = divmod(index, len(problems))
-    return problems[_order(len(problems), f"{self.name}/{split}/{turn}", seed)[place]]
+    return in_rounds(problems, self.name, split, index, seed)
 
   def score(self, problem: Problem, text: str) -> Score:
     """Form and language; that it is right is not for a rule to say."""
@@ -77,10 +77,3 @@ def _question(line: str, where: str) -> tuple[str, str]:
   language = record.get("language", "en")
   require(isinstance(language, str), f"{where} has a language that is no text.")
   return prompt, language
-
-
-@functools.lru_cache(maxsize=8)
-def _order(count: int, what: str, seed: int) -> list[int]:
-  order = list(range(count))
-  stream(seed, what).shuffle(order)
-  return order

@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 from deepseek_jax.config import require
+from deepseek_jax.evaluate.benchmark import open_task
 from deepseek_jax.rl.grpo_job import GRPOJob
 from deepseek_jax.rl.preflight.trial import Trial
-from deepseek_jax.tasks.registry import load_task
 
 LOW, HIGH = 0.2, 0.8  # shares of a problem's samples, both included
 
@@ -23,7 +23,7 @@ def chosen_rows(job: GRPOJob, trial: Trial) -> list[dict[str, Any]]:
   shares: dict[str, list[float]] = {}
   for problem, solved_J in zip(trial.problems, solved_PJ, strict=True):
     shares.setdefault(problem.key, []).extend(solved_J)
-  task, rows = load_task(job.task), []
+  task, rows = open_task(job.task), []
   drawn = len(trial.problems) + trial.left_out
   for index in range(drawn):
     problem = task.sample("train", index, job.seed)

@@ -18,6 +18,7 @@ import numpy as np
 
 from deepseek_jax.compilation import watch
 from deepseek_jax.config import require
+from deepseek_jax.evaluate.benchmark import open_task
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.rl.completions import Completion
 from deepseek_jax.rl.grpo_job import GRPOJob, reinforcement
@@ -35,7 +36,6 @@ from deepseek_jax.seeds import random_key
 from deepseek_jax.sharding import make_mesh, shard_batch
 from deepseek_jax.tasks.environment import check_turns
 from deepseek_jax.tasks.gold import Gold, check_gold
-from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.tasks.scoring import failures
 from deepseek_jax.tasks.task import Problem
 from deepseek_jax.train.adapting import first_adapted
@@ -94,7 +94,7 @@ def try_job(job: GRPOJob, problems: int | None = None) -> tuple[Headroom, Trial 
     problems >= _UPDATED,
     f"--preflight_prompts is {problems}; give at least {_UPDATED}, one for each of two rollouts.",
   )
-  tokenizer, task = open_tokenizer(job.tokenizer), load_task(job.task)
+  tokenizer, task = open_tokenizer(job.tokenizer), open_task(job.task)
   check_turns(task, job.rl.rollout.turns, "rl.rollout.turns")
   require(
     tokenizer.vocab_size <= job.model.vocab,

@@ -19,8 +19,9 @@ from deepseek_jax.tasks.code.sandbox import sandbox
 from deepseek_jax.tasks.holdout import split_of_text
 from deepseek_jax.tasks.languages import language_share
 from deepseek_jax.tasks.response import parse_response, thought_of
+from deepseek_jax.tasks.rounds import in_rounds
 from deepseek_jax.tasks.scoring import failed
-from deepseek_jax.tasks.task import Problem, Score, Split, stream
+from deepseek_jax.tasks.task import Problem, Score, Split
 
 _ALL = "@all"
 
@@ -53,8 +54,7 @@ class Code:
     What is asked is asked as the file has it, whatever `language` says.
     """
     problems = self.of_split(split)
-    turn, place = divmod(index, len(problems))
-    return problems[_order(len(problems), f"{self.name}/{split}/{turn}", seed)[place]]
+    return in_rounds(problems, self.name, split, index, seed)
 
   def score(self, problem: Problem, text: str) -> Score:
     """See `Task.score`."""
@@ -109,11 +109,3 @@ def load_code(path: str) -> Code:
   name = f"code:{path}"
   problems = read_problems(local_path(path.removesuffix(_ALL)), name)
   return Code(name, problems, undivided=path.endswith(_ALL))
-
-
-@functools.lru_cache(maxsize=16)
-def _order(size: int, name: str, seed: int) -> list[int]:
-  """A permutation of the places, which hangs on the name and the seed alone."""
-  places = list(range(size))
-  stream(seed, name).shuffle(places)
-  return places

@@ -11,8 +11,7 @@ import deepseek_jax as ds
 from deepseek_jax.config import ConfigError
 from deepseek_jax.model import adapters
 from deepseek_jax.model.transformer import Transformer, logits
-from deepseek_jax.ops.fp8 import FP8Blocks
-from deepseek_jax.rl.distillation import distill_job
+from deepseek_jax.rl.distillation import distill_job, run_distill
 from deepseek_jax.train.base import NOTE
 from deepseek_jax.train.checkpoint import load_weights
 from deepseek_jax.train.metrics import read_metrics
@@ -140,20 +139,31 @@ def test_a_run_goes_on_from_an_adapted_workdir(tuned, tmp_path):
   assert not adapters.is_adapted(ds.load(tmp_path / "more").params)
 
 
-def test_a_base_may_stay_in_fp8(tmp_path):
-  ds.load(write_base(tmp_path / "base", MODELS["v3"])).save(tmp_path / "fp8", "fp8")
-  values = sft_values(tmp_path / "fp8", answers(tmp_path / "answers.jsonl"))
+@pytest.mark.parametrize(("kind", "dtype"), [("v3", "fp8"), ("dense", "bfloat16")])
+def test_a_base_may_stay_as_its_files_have_it(tmp_path, kind, dtype):
+  ds.load(write_base(tmp_path / "base", MODELS[kind])).save(tmp_path / dtype, dtype)
+  values = sft_values(tmp_path / dtype, answers(tmp_path / "answers.jsonl"))
   values = {**values, "train": {"steps": 2}, "lora": {"rank": RANK, "base": "stored"}}
-  _, before, _ = load_stored(tmp_path / "fp8", dtype="stored")
+  _, before, _ = load_stored(tmp_path / dtype, dtype="stored")
   state, _ = run_sft(sft_job(values), tmp_path / "run")
-  held = adapters.base_of(state.weights)
-  kinds = jax.tree.leaves(held.params, is_leaf=lambda x: isinstance(x, FP8Blocks))
-  assert sum(isinstance(x, FP8Blocks) for x in kinds) > 10
-  assert_equal(jax.device_get(held.params), jax.device_get(before.params))
-  wanted = jax.jit(logits, static_argnums=0)(Transformer(MODELS["v3"]), state.weights, TOKENS_BT)
-  np.testing.assert_allclose(
-    ds.load(tmp_path / "run").logits(TOKENS_BT), wanted, rtol=1e-4, atol=1e-4
-  )
+  held = jax.device_get(adapters.base_of(state.weights))
+  assert_equal(held.params, jax.device_get(before.params))
+  small = [x for x in jax.tree.leaves(held.params) if x.dtype.itemsize < 4]
+  assert sum(x.size for x in small) > 0.5 * sum(x.size for x in jax.tree.leaves(held.params))
+  model = Transformer(MODELS[kind])
+  wanted = jax.jit(logits, static_argnums=0)(model, state.weights, TOKENS_BT)
+  found = ds.load(tmp_path / "run").logits(TOKENS_BT)
+  np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_student_adapted_from_its_teacher_has_at_first_nothing_to_learn_of_it(tmp_path):
+  base = write_base(tmp_path / "base", MODELS["dense"])
+  values = sft_values(base, answers(tmp_path / "answers.jsonl"), teacher=str(base), mix=0.5)
+  state, _ = run_distill(distill_job(values), tmp_path / "run")
+  divergences = [r["divergence"] for r in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+  assert abs(divergences[0]) < 1e-6 < divergences[-1]
+  before = load_weights(base / "checkpoints")
+  assert_equal(jax.device_get(adapters.base_of(state.weights).params), before.params)
 
 
 def test_without_lora_a_workdir_of_before_goes_on(tmp_path):

@@ -17,3 +17,11 @@ class Positive:
     """Right if the first word is a number above zero; every form will do."""
     first = (text.split() or [""])[0]
     return Score(correct=float(first.isdigit() and first != "0"), format=1.0, language=1.0)
+
+
+class Insisting(Positive):
+  """The same, asked again and again."""
+
+  def reply(self, problem, exchange):
+    """Whatever was said."""
+    return "check ?"

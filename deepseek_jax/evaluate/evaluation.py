@@ -245,9 +245,10 @@ def evaluate_each(
   how turns are taken, or where the task takes none.
   """
   first = protocols[0]
-  for name in ("seed", "turns", *(["template"] if first.turns > 1 else [])):
+  shared = {"seed": "seeds", "turns": "turns"}
+  for name, several in (shared | ({"template": "templates"} if first.turns > 1 else {})).items():
     values = sorted({getattr(protocol, name) for protocol in protocols})
-    require(len(values) == 1, f"The protocols have the {name}s {values}; give all the same.")
+    require(len(values) == 1, f"The protocols have the {several} {values}; give all the same.")
   check_turns(task, first.turns, "the protocol's turns")
   problems = [draw_problems(task, protocol) for protocol in protocols]
   rules = [_rule(protocol, tokenizer) for protocol in protocols]

@@ -19,6 +19,7 @@ def sample_findings(trial: Trial, rollout: RolloutConfig) -> list[Finding]:
     reward_finding(trial, rollout.advantage),
     truncation_finding(trial, rollout.max_new),
     length_finding(trial, rollout.max_new),
+    *([turn_finding(trial, rollout.turns)] if rollout.turns > 1 else []),
     left_out_finding(trial, rollout.width - rollout.max_new),
     format_finding(trial, rollout.reward.format),
     language_finding(trial, rollout.reward.language),
@@ -127,6 +128,20 @@ def length_finding(trial: Trial, max_new: int) -> Finding:
   values = {f"{q:g}": int(n) for q, n in zip(QUANTILES, lengths, strict=True)}
   figure = f"{trial.lengths_PJ.mean():.1f} tokens on average; quantiles {each}{beyond}"
   return Finding("lengths", "green", figure, values=values)
+
+
+def turn_finding(trial: Trial, most: int) -> Finding:
+  """Turns of the model, and what the task's replies take; amber if no sample has a second turn."""
+  assert trial.replies_PJ is not None and trial.reply_tokens_PJ is not None
+  turns_PJ, tokens = 1 + trial.replies_PJ, float(trial.reply_tokens_PJ.mean())
+  figure = (
+    f"{turns_PJ.mean():.2f} of at most {most} on average, with {tokens:.1f} tokens of replies; "
+    "they share rl.rollout.max_new, and with prompt and replies rl.rollout.width"
+  )
+  values = {"mean": float(turns_PJ.mean()), "most": float(turns_PJ.max()), "reply_tokens": tokens}
+  if turns_PJ.max() > 1:
+    return Finding("turns", "green", figure, values=values)
+  return Finding("turns", "amber", figure, "no sample was answered: see cut off", values)
 
 
 def left_out_finding(trial: Trial, room: int) -> Finding:

@@ -79,6 +79,8 @@ class Trial:
   update: dict[str, float]  # metrics of the first update
   formless: str  # a sample that has not the form the verifier reads; "" if all have
   peak: int  # bytes that this process has held
+  replies_PJ: np.ndarray | None = None  # of the task to what was said, of a task that answers
+  reply_tokens_PJ: np.ndarray | None = None
 
 
 def try_job(job: GRPOJob, problems: int | None = None) -> tuple[Headroom, Trial | None]:
@@ -227,6 +229,8 @@ def _by_problem(completions: Sequence[Completion], group: int) -> dict[str, np.n
     "language_PJ": spread([c.score.language for c in completions]),
     "truncated_PJ": spread([c.truncated for c in completions]),
     "lengths_PJ": spread([c.sampled for c in completions]),
+    "replies_PJ": spread([len(c.replies) for c in completions]),
+    "reply_tokens_PJ": spread([len(c.tokens) - c.sampled for c in completions]),
   }
 
 

@@ -168,6 +168,63 @@ def test_protocols_together_are_what_each_is_alone():
   assert len({text for texts in found[2].texts for text in texts}) > 1
 
 
+class Listener:
+  """Guesses the middle of what the replies leave."""
+
+  def generate(self, weights, prompts, params, keys_B):
+    rows = [TOKENIZER.encode(self.say(TOKENIZER.decode(p).split())) for p in prompts]
+    tokens = np.array([[*row, TOKENIZER.eos_id] for row in rows])
+    lengths = np.full(len(rows), tokens.shape[1])
+    return Samples(tokens, np.zeros(tokens.shape), lengths, np.ones(len(rows), bool), ())
+
+  def say(self, words):
+    low, high, guess = int(words[1]), int(words[3]), 0
+    for before, word in zip(words[4:], words[5:], strict=False):
+      guess = int(word) if before == "<answer>" else guess
+      low = guess + 1 if word in ("low", "低") else low
+      high = guess - 1 if word in ("high", "高") else high
+    return f"<think> wait check </think> <answer> {(low + high) // 2} </answer>"
+
+
+@pytest.mark.parametrize(("turns", "found"), [(2, 3), (3, 7), (4, 15)])
+def test_an_exchange_is_measured_as_a_whole(turns, found):
+  """Bisection finds 2**t - 1 numbers in t turns."""
+  protocol = Protocol("guess", problems=60, samples=1, temperature=0.0, max_new=64, turns=turns)
+  task, weights = load_task("guess"), Weights({}, np.zeros((0, 0)))
+  measured = evaluate(Listener(), weights, TOKENIZER, task, protocol, context=200)
+  problems = draw_problems(task, protocol)
+  offset = [p.data - int(p.prompt.split()[1]) + 1 for p in problems]
+  within = {3: {4, 8, 12}, 7: set(range(2, 16, 2)), 15: set(range(1, 16))}[found]
+  np.testing.assert_array_equal(measured.correct_PJ[:, 0], [o in within for o in offset])
+  for record in measured.records():
+    own = record["turns"][::2]
+    assert record["tokens"] == 8 * len(own) and record["completion"] == own[-1]
+    assert len(own) == turns or record["correct"] == 1
+  said = [len(e[0][::2]) for e in measured.exchanges]
+  np.testing.assert_array_equal(measured.waits_PJ[:, 0], said)
+  assert not measured.truncated_PJ.any() and measured.format_PJ.all()
+  short = evaluate(Listener(), weights, TOKENIZER, task, protocol, context=5 + 8 + 2)
+  assert (short.truncated_PJ[:, 0] == (np.array(said) > 1)).all(), "no room for a second turn"
+
+
+def test_turns_are_part_of_the_protocol_and_of_its_task():
+  assert dataclasses.replace(PROTOCOL, turns=1).hash == PROTOCOL.hash
+  assert dataclasses.replace(PROTOCOL, turns=2).hash != PROTOCOL.hash
+  weights = Weights({}, np.zeros((0, 0)))
+  for name, turns, message in (
+    ("guess", 1, "the task 'guess' answers what a model says, but the protocol's turns is 1"),
+    ("mini", 2, "the protocol's turns is 2, but the task 'mini' answers nothing"),
+  ):
+    with pytest.raises(ConfigError, match=message):
+      protocol = Protocol(name, problems=1, turns=turns)
+      evaluate(Listener(), weights, TOKENIZER, load_task(name), protocol)
+  with pytest.raises(ConfigError, match="protocol.turns is 0"):
+    Protocol("guess", turns=0)
+  protocols = [Protocol("guess", problems=1, turns=turns) for turns in (2, 3)]
+  with pytest.raises(ConfigError, match=r"the turns \[2, 3\]"):
+    evaluate_each(Listener(), weights, TOKENIZER, load_task("guess"), protocols)
+
+
 def test_protocols_together_share_a_seed():
   protocols = [PROTOCOL, dataclasses.replace(PROTOCOL, seed=1)]
   with pytest.raises(ConfigError, match=r"seeds \[0, 1\]"):

@@ -14,6 +14,7 @@ from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.rl.advantages import AdvantageConfig
 from deepseek_jax.rl.grpo_job import GRPOJob
 from deepseek_jax.rl.preflight import headroom, verdict
+from deepseek_jax.rl.preflight.samples import turn_finding
 from deepseek_jax.rl.preflight.trial import try_job
 from deepseek_jax.rl.rollout import RolloutConfig, roll_out
 from deepseek_jax.rl.trainer import RLConfig
@@ -184,3 +185,22 @@ def test_a_verdict_is_read_by_programs_and_people():
   lines = told.text().splitlines()
   assert "7 iterations of 4 prompts x 4 samples" in lines[0] and "2 problems x 4" in lines[0]
   assert lines[-1].startswith(f"{told.level}: ")
+
+
+def test_a_task_that_answers_is_tried_in_turns():
+  rollout = dataclasses.replace(JOB.rl.rollout, turns=2, max_new=26, width=32, group=16)
+  job = dataclasses.replace(
+    JOB,
+    task="tests.positive_task:Insisting",
+    rl=dataclasses.replace(JOB.rl, rollout=rollout),
+  )
+  trial, rollouts = try_job(job)[1], true_rollouts(job)
+  completions = [c for rollout in rollouts for c in rollout.completions]
+  np.testing.assert_array_equal(trial.lengths_PJ.ravel(), [c.sampled for c in completions])
+  np.testing.assert_array_equal(trial.replies_PJ.ravel(), [len(c.replies) for c in completions])
+  assert trial.update["mismatch"] < 1e-4
+  finding = turn_finding(trial, 2)
+  assert finding.level == "green" and finding.values["most"] == 2
+  assert finding.values["reply_tokens"] == pytest.approx(2 * trial.replies_PJ.mean())
+  with pytest.raises(ConfigError, match="rl.rollout.turns is 1; set it to the most turns"):
+    try_job(dataclasses.replace(job, rl=JOB.rl))

@@ -26,6 +26,9 @@ from deepseek_jax.recipe.graph import Node
 from deepseek_jax.recipe.measuring import protocol_of
 from deepseek_jax.recipe.origins import Origin
 from deepseek_jax.rl.learned_reward import require_tasks
+from deepseek_jax.tasks.code.sandbox import sandbox
+from deepseek_jax.tasks.code.task import Code
+from deepseek_jax.tasks.mixture import Mixture
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.train.start import read_architecture
 
@@ -121,9 +124,12 @@ def _measured(config: R1Config, origin: Origin) -> None:
 
 
 def _asked(spec: str, tokenizer: Tokenizer, form: str) -> int:
-  """How many tokens the first training prompt of a task has."""
+  """How many tokens the first training prompt of a task has, whose answers can be judged here."""
+  task = load_task(spec)
+  if any(isinstance(part, Code) for part in (task.tasks if isinstance(task, Mixture) else [task])):
+    sandbox()
   try:
-    problem = load_task(spec).sample("train", 0, 0)
+    problem = task.sample("train", 0, 0)
   except IndexError as error:
     raise ConfigError(f"the task {spec!r} has no training problems; name another.") from error
   return len(ask(tokenizer, problem.prompt, form).tokens)

@@ -34,7 +34,7 @@ def killed(workdir: Path, part: str, kills: int, seed: int = 0) -> tuple[str, in
     return killing.trajectory_hash(workdir), errors.count("killed a worker")
   rng, happened = random.Random(f"{part}/{seed}"), 0
   while happened < kills:
-    call, seconds = rng.randint(1, 3), rng.uniform(0, SECONDS[part])
+    call, seconds = rng.randint(1, 5), rng.uniform(0, SECONDS[part])
     process = killing.start("tests.dying", _arguments(part, call, seconds, workdir), None)
     _, errors = process.communicate(timeout=900)
     if process.returncode == 0:

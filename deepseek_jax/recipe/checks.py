@@ -27,7 +27,10 @@ from deepseek_jax.recipe.graph import Node
 from deepseek_jax.recipe.measuring import protocol_of
 from deepseek_jax.recipe.origins import Origin
 from deepseek_jax.rl.learned_reward import require_tasks
+from deepseek_jax.tasks.code.sandbox import sandbox
+from deepseek_jax.tasks.code.task import Code
 from deepseek_jax.tasks.environment import check_turns, refuse_turns
+from deepseek_jax.tasks.mixture import Mixture
 from deepseek_jax.train.start import read_architecture
 
 
@@ -123,10 +126,12 @@ def _measured(config: R1Config, origin: Origin) -> None:
 
 
 def _asked(spec: str, tokenizer: Tokenizer, form: str) -> int:
-  """How many tokens the first training prompt of a task has."""
+  """How many tokens the first training prompt of a task has, whose answers can be judged here."""
+  task = open_task(spec)
+  refuse_turns(task, "the recipe of R1")
+  if any(isinstance(part, Code) for part in (task.tasks if isinstance(task, Mixture) else [task])):
+    sandbox()
   try:
-    task = open_task(spec)
-    refuse_turns(task, "the recipe of R1")
     problem = task.sample("train", 0, 0)
   except IndexError as error:
     raise ConfigError(f"the task {spec!r} has no training problems; name another.") from error

@@ -84,6 +84,18 @@ def test_a_reward_model_must_judge_a_task_that_is_drawn_from(tmp_path, nothing_r
     run_r1(r1_config(values(**changes)), tmp_path / "run")
 
 
+def test_programs_want_a_sandbox(tmp_path, nothing_runs, monkeypatch):
+  def none():
+    raise ConfigError("there is no sandbox")
+
+  monkeypatch.setattr("deepseek_jax.recipe.checks.sandbox", none)
+  tests = [{"input": "1", "output": "1"}]
+  records = [{"prompt": f"Echo {n}.", "tests": tests} for n in range(20)]
+  task = f"chain_sum + code:{write_lines(tmp_path / 'c.jsonl', records)}"
+  with pytest.raises(ConfigError, match="rl1: there is no sandbox"):
+    run_r1(r1_config(values(**section("rl1", task=task))), tmp_path / "run")
+
+
 def test_files_are_read_before_anything_runs(tmp_path, nothing_runs):
   said = write_lines(tmp_path / "t.jsonl", [{"question": "1", "answer": "2"}])
   changes = section("cold_start", source="none", traces={"path": said})

@@ -5,7 +5,12 @@ Reproduces: the supervised stage of 2412.16339 (section 2.2): the model samples 
   The verifier of the task is the judge. Hardware: two CPU cores.
 Command: python -m experiments.distill --config=configs/deliberative_mini.py --workdir=runs/aligned
          --config.teacher=runs/policies --config.init=runs/policies
-Result: not run.
+         The base and the comparison too:
+         python -m experiments.deliberative_study --config=configs/deliberative_mini.py --workdir=W
+Result: asked without the policy at T = 1, keeps to it: base .436, fine-tuned on its own samples
+  drawn without it .562, with it .991 (+.429 [.374, .484]; .394 and .465 in seeds 0 and 1); also
+  from thoughts that do not cite it .947. Refuses .996 of what the policy touches and .013 of what
+  it does not. The base that is shown the policy keeps to it in .830.
 """
 
 from ml_collections import ConfigDict

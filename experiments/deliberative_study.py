@@ -43,7 +43,10 @@ ARMS: dict[str, dict[str, str]] = {  # what differs in `traces`
   "uncited": {"cites": ""},
   "control": {"cites": "", "policy": ""},
 }
-PAIRS = [("deliberative", other) for other in ("base", "control", "uncited", "shown")]
+PAIRS = [
+  *(("deliberative", other) for other in ("base", "control", "uncited", "shown")),
+  ("uncited", "control"),  # which differ in the policy's presence alone
+]
 _OWN_PROBLEMS = 1000  # between the seeds of the base's problems and those that are sampled
 
 

@@ -7,6 +7,7 @@ that is its own teacher and is shown `traces.policy` meanwhile learns to keep to
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,7 @@ def _write_traces(
     f"the teacher {job.teacher} gave no right answer to {job.data.task}: {selection.counts}; "
     "train it further, or raise traces.prompts.",
   )
+  print(f"traces: {selection.text()}", file=sys.stderr, flush=True)
   records = [{"prompt": c.problem.prompt, "text": c.text} for c in selection.kept]
   lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
   write_atomically(path, "".join(lines))

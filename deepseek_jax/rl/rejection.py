@@ -73,6 +73,13 @@ class Selection:
   counts: dict[str, int]
   tokens: int  # sampled, whatever became of them
 
+  def text(self) -> str:
+    """How many were kept, and why the others were not."""
+    fell = [(n, name) for name, n in self.counts.items() if n and name not in ("sampled", "kept")]
+    why = ", ".join(f"{n} {name}" for n, name in fell)
+    kept = f"{self.counts['kept']} of {self.counts['sampled']} samples are kept"
+    return f"{kept}; {why}" if why else kept
+
 
 def rejection_sample(
   engine: Engine,

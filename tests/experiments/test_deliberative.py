@@ -155,10 +155,10 @@ def test_a_users_own_task_and_policy_file_go_through_the_door(tmp_path, base):
   file.write_text("check high\n7\n")
   runs = [tmp_path / name for name in ("a", "b")]
   command = ["--config=configs/deliberative_mini.py", *flags(distill(base, policy=str(file)))]
-  for run in runs:
-    killing.run("experiments.distill", [*command, f"--workdir={run}"], None)
+  told = [killing.run("experiments.distill", [*command, f"--workdir={w}"], None) for w in runs]
   said = [(run / "traces.jsonl").read_text(encoding="utf-8") for run in runs]
   assert said[0] == said[1]
+  assert f"traces: {len(said[0].splitlines())} of 96 samples are kept; " in told[0]
   assert json.loads((runs[0] / "config.json").read_text())["traces"]["policy"] == "check high\n7"
   prompts = [json.loads(line)["prompt"] for line in said[0].splitlines()]
   assert prompts and all(len(p.split()) == 4 and p.startswith("sum ") for p in prompts)

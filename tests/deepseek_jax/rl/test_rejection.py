@@ -26,6 +26,11 @@ def test_each_fault_is_counted_once_and_the_fit_are_kept(complete):
     "sampled": 10, "truncated": 1, "malformed": 1, "wrong": 1, "language": 1, "repetitive": 1,
     "duplicate": 1, "surplus": 1, "kept": 3,
   }  # fmt: skip
+  assert got.text() == (
+    "3 of 10 samples are kept; 1 truncated, 1 malformed, 1 wrong, 1 language, 1 repetitive, "
+    "1 duplicate, 1 surplus"
+  )
+  assert select(items[:1], RejectionConfig()).text() == "1 of 1 samples are kept"
 
 
 @given(

@@ -8,6 +8,10 @@ asked and its end tokens come with it. --config.task=package.module:name takes p
 of your own, which after isolated: judges in processes of its own, as reasoning_gym:DATASET does.
 --config.task=code:FILE.jsonl takes programming problems, and runs the programs in a sandbox.
 
+The workdir gets report.html, and samples.jsonl with what was said and earned. Every N iterations,
+and before the first and after the last, --config.evaluation.every=N asks held-out problems, of the
+task or of --config.evaluation.benchmark=NAME|FILE; what is learnt does not change by it.
+
 With --preflight nothing is trained: two iterations are tried with the start model and thrown away,
 and what would go wrong is told, with figures and what to change (see rl/preflight). It needs no
 --workdir, and only looks at one. --preflight_prompts=N tries N problems, not those of two

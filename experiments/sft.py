@@ -7,6 +7,9 @@ The same command goes on from the workdir's newest checkpoint. --config.init=M i
 Hugging Face directory, a GGUF file or a model's name on the Hub, whose tokenizer and turns are
 taken; --config.data.template=plain leaves the turns out. --config.data.text_field=messages learns
 the answers of conversations, lists of {"role", "content"} or ShareGPT's {"from", "value"}.
+--config.evaluation.every=N asks problems of --config.evaluation.benchmark=NAME|FILE every N steps,
+before the first and after the last, with answers of at most --config.evaluation.max_new tokens.
+report.html in the workdir has the curves.
 """
 
 from deepseek_jax.evaluate.text_job import text_monitor

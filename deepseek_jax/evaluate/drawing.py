@@ -31,6 +31,7 @@ _STYLE: dict[Any, Any] = {
   "axes.titleweight": "bold",
   "axes.titlelocation": "left",
   "axes.titley": 1.0,  # where it is; else it is moved out of the labels' way, which are measured
+  "text.parse_math": False,  # a dollar in a benchmark's name is one
   "svg.fonttype": "none",
   "svg.hashsalt": "deepseek_jax",  # equal data gives equal bytes
 }

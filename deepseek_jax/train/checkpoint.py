@@ -11,6 +11,7 @@ Where the newest is damaged all the same, the newest that is whole is read in it
 
 import dataclasses
 import errno
+import logging
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -165,8 +166,11 @@ def load_weights(directory: str | Path, step: int | None = None) -> Weights:
     "training": ocp.StandardCheckpointHandler(),
     "host": ocp.JsonCheckpointHandler(),
   }
-  options = ocp.CheckpointManagerOptions(read_only=True)
-  with ocp.CheckpointManager(directory, options=options, item_handlers=handlers) as manager:
+  # What read_only implies is said, for Orbax warns of each field that it has to set itself.
+  options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+  with _unwarned("Given directory is read only"):  # as it is to be
+    opened = ocp.CheckpointManager(directory, options=options, item_handlers=handlers)
+  with opened as manager:
 
     def read(step: int) -> Any:
       saved = manager.item_metadata(step)["weights"]
@@ -211,6 +215,21 @@ def _newest_whole(
     f"nor does any other in {directory}; put a copy back that is whole and of this model, or "
     "delete the folder to begin anew."
   ) from reason
+
+
+@contextmanager
+def _unwarned(beginning: str) -> Iterator[None]:
+  """Keeps warnings that begin so from being printed."""
+
+  def wanted(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(beginning)
+
+  logger = logging.getLogger("absl")
+  logger.addFilter(wanted)
+  try:
+    yield
+  finally:
+    logger.removeFilter(wanted)
 
 
 def _hush() -> None:

@@ -1,6 +1,8 @@
 """A job's page: figures as they were logged, text as text, and never too much of it."""
 
+import base64
 import json
+import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
 import pytest
@@ -61,9 +63,9 @@ def record(step, **changes):
   return made | {"length": 3.0 + step, "entropy": 1.0, "tokens_seen": 10 * step} | changes
 
 
-def evaluation(step, value=0.5, text="said"):
+def evaluation(step, value=0.5, text="said", label="mini T=1 #0"):
   estimate = Estimate(value, value - 0.1, value + 0.1)
-  label, stage = "mini T=1 #0", f"step {step}"
+  stage = f"step {step}"
   figures = [figure(stage, label, m, estimate, 8, 0) for m in ("pass@1", "pass@4", "length")]
   exhibits = [{"stage": stage, "prompt": "asked", "text": text, "correct": 1.0}]
   return {"step": step, "figures": figures, "solved": {label: [value]}, "exhibits": exhibits}
@@ -99,6 +101,18 @@ def test_hostile_text_stays_text_wherever_it_comes_from(tmp_path):
   read = assert_harmless(text)
   assert HOSTILE in read.pres, "a sample is shown as it was said"
   assert "<script" not in text and "Content-Security-Policy" in text
+
+
+def test_names_are_drawn_as_they_are(tmp_path):
+  name = "costs $5$ <b> & \"'"
+  metrics = [{"step": n, name: 1.0 / n} for n in (1, 2, 3)]
+  evaluations = [evaluation(n, label=f"{name} T=1 #0") for n in (0, 3)]
+  text = render_page(workdir(tmp_path, metrics, (), evaluations), JOB, "at step 3")
+  sources = [v for k, v in assert_harmless(text).attributes if k == "src"]
+  for source in sources:
+    drawn = ET.fromstring(base64.b64decode(source.partition(",")[2]))
+    assert any(name in (each.text or "") for each in drawn.iter()), "as a title or in a legend"
+  assert len(sources) == 2
 
 
 @settings(max_examples=100, deadline=None)

@@ -42,6 +42,16 @@ def test_round_trip_keeps_arrays_and_host_integers(tmp_path, ema):
   assert_equal(load_weights(tmp_path), create().weights)
 
 
+def test_weights_are_read_without_a_warning(tmp_path, caplog):
+  saver = Checkpointer(tmp_path)
+  saver.save(1, create(), {})
+  saver.close()
+  caplog.clear()
+  with caplog.at_level("WARNING", logger="absl"):
+    load_weights(tmp_path)
+  assert caplog.messages == []
+
+
 def test_keeps_the_last_ones(tmp_path):
   saver = Checkpointer(tmp_path, keep=2)
   for step in (1, 2, 5):

@@ -11,13 +11,14 @@ import jax
 from deepseek_jax.hub.safetensors import save_pretrained
 from deepseek_jax.paths import local_path
 from deepseek_jax.recipe.clock import Clock
-from deepseek_jax.recipe.config import GivenStage, R1Config, TuneStage
+from deepseek_jax.recipe.config import GivenStage, R1Config, ReinforceStage, TuneStage
 from deepseek_jax.recipe.graph import STAGES, Node
 from deepseek_jax.recipe.lessons import written_fingerprint
 from deepseek_jax.recipe.record import Record
 from deepseek_jax.recipe.resolve import r1_config
 from deepseek_jax.recipe.run import Run
 from deepseek_jax.recipe.summary import Summary
+from deepseek_jax.rl.learned_reward import open_judge
 from deepseek_jax.train.workdir import FREE_FIELDS, Workdir
 
 FREE = (*FREE_FIELDS, "save_every", "log_every", "price_per_device_hour")
@@ -52,6 +53,9 @@ def _run(run: Run, workdir: Workdir) -> Summary:
   corpus = _corpus(config)
   if corpus:
     workdir.keep("corpus", corpus)
+  judges = _judges(run)
+  if judges:
+    workdir.keep("reward model", judges)
   run.origins[run.graph[0].stage].tokenizer.save(workdir.tokenizer)
   records: dict[str, Record] = {}
   finished = [n.stage for n in run.graph if run.record_path(n.stage).exists()]
@@ -65,6 +69,15 @@ def _run(run: Run, workdir: Workdir) -> Summary:
     if not out.exists():
       save_pretrained(out, origin.model, run.weights(stage), origin.tokenizer)
   return summary
+
+
+def _judges(run: Run) -> dict[str, str]:
+  """The reward models that the stages are rewarded by, each with a digest of its weights."""
+  stages = [getattr(run.config, node.stage) for node in run.graph]
+  rollouts = [stage.rl.rollout for stage in stages if isinstance(stage, ReinforceStage)]
+  learned = {rollout.reward.learned.model: rollout for rollout in rollouts}
+  opened = {name: open_judge(rollout) for name, rollout in learned.items()}
+  return {name: judge.model.digest for name, judge in opened.items() if judge is not None}
 
 
 def _exported(run: Run) -> list[str]:

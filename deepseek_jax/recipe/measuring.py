@@ -1,8 +1,10 @@
 """How every stage is measured: greedy, T = 0.6 and T = 1 on held-out problems, the same for all."""
 
+from deepseek_jax.evaluate.benchmark import judge_of, open_task
 from deepseek_jax.evaluate.evaluation import (
   Evaluation,
   Protocol,
+  content_of,
   evaluate_each,
   standard_protocols,
 )
@@ -15,13 +17,15 @@ from deepseek_jax.types import Weights
 
 def protocol_of(config: R1Config, origin: Origin) -> Protocol:
   """What stages of one origin are measured by; only the form of the prompts may differ."""
-  settings = config.evaluation
+  settings, task = config.evaluation, open_task(config.task)
   return Protocol(
     benchmark=config.task,
     problems=settings.problems,
     samples=settings.samples,
     max_new=settings.max_new,
     template=settings.template or origin.form,
+    judge=judge_of(task),
+    content=content_of(task),
     seed=config.seed,
   )
 

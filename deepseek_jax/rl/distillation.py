@@ -88,6 +88,8 @@ def run_distill(
   job: DistillJob, directory: str | Path, stage: str = ""
 ) -> tuple[TrainState, Position]:
   """Distils, or goes on distilling, in the workdir `directory`; see `train.run.run_job`."""
+  if job.data.source == "problems":
+    refuse_turns(load_task(job.data.task), "distillation")
   tokenizer = open_tokenizer(job.data.tokenizer)
   theirs = _teacher_tokenizer(job.teacher, job.data.tokenizer)
   require(
@@ -99,7 +101,6 @@ def run_distill(
   teacher = Transformer(config, job.compute)
   weights = jax.device_put(weights)
   if job.data.source == "problems":
-    refuse_turns(load_task(job.data.task), "distillation")
     with Workdir(directory, to_dict(job)) as workdir:
       path = workdir.path / "traces.jsonl"
       if not path.exists():

@@ -106,6 +106,8 @@ def run_distill(
   job: DistillJob, directory: str | Path, stage: str = ""
 ) -> tuple[TrainState, Position]:
   """Distils, or goes on distilling, in the workdir `directory`; see `train.run.run_job`."""
+  if job.data.source == "problems":
+    refuse_turns(open_task(job.data.task), "distillation")
   tokenizer = open_tokenizer(job.data.tokenizer)
   monitor = text_monitor(job, "Distillation", engine_batch=job.engine_batch)
   theirs = _teacher_tokenizer(job.teacher, job.data.tokenizer)
@@ -120,7 +122,6 @@ def run_distill(
   teacher = Transformer(config, job.compute)
   weights = jax.device_put(weights)
   if job.data.source == "problems":
-    refuse_turns(open_task(job.data.task), "distillation")
     with Workdir(directory, job) as workdir:
       path = workdir.path / "traces.jsonl"
       if not path.exists():

@@ -111,6 +111,14 @@ def test_figures_are_those_of_the_samples(tried):
   assert found["reward"].values["std_within_groups"] == pytest.approx(0.5 / 10)
 
 
+@pytest.mark.parametrize(("how", "mean"), [("zero", 0.25), ("keep", 0.5), ("mask", 0.5)])
+def test_the_reward_told_is_the_one_that_would_be_learnt_from(tried, how, mean):
+  """Half of the right answers are cut off, which earns nothing if that is zeroed."""
+  trial = tried(rewards_PJ=share_of(20), truncated_PJ=share_of(10))
+  found = samples.reward_finding(trial, AdvantageConfig(truncated=how))
+  assert found.values["mean"] == pytest.approx(mean)
+
+
 def test_partial_credit_has_no_pass_at_group(tried):
   found = samples.pass_finding(tried(correct_PJ=np.full(SHAPE, 0.5)))
   assert list(found.values) == ["pass@1"] and found.level == "green"

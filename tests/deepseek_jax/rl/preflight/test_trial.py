@@ -13,7 +13,7 @@ from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.rl.advantages import AdvantageConfig
 from deepseek_jax.rl.grpo_job import GRPOJob
-from deepseek_jax.rl.preflight import headroom, verdict
+from deepseek_jax.rl.preflight import headroom, samples, verdict
 from deepseek_jax.rl.preflight.samples import turn_finding
 from deepseek_jax.rl.preflight.trial import try_job
 from deepseek_jax.rl.rollout import RolloutConfig, roll_out
@@ -66,8 +66,10 @@ def test_the_samples_are_those_of_the_first_two_iterations(tried):
   np.testing.assert_array_equal(trial.lengths_PJ.ravel(), [len(c.tokens) for c in completions])
   np.testing.assert_array_equal(trial.correct_PJ.ravel(), [c.score.correct for c in completions])
   np.testing.assert_array_equal(trial.truncated_PJ.ravel(), [c.truncated for c in completions])
+  mean = samples.reward_finding(trial, JOB.rl.rollout.advantage).values["mean"]
+  assert mean == pytest.approx(np.mean([rollout.report["reward"] for rollout in rollouts]))
   means = trial.rewards_PJ.reshape(2, -1).mean(axis=1)
-  np.testing.assert_allclose(means, [rollout.report["reward"] for rollout in rollouts])
+  np.testing.assert_allclose(means, [rollout.rewards.total_BJ.mean() for rollout in rollouts])
   assert trial.gold.answered == 0 and trial.gold.problems == len(
     {c.problem.key for c in completions}
   )

@@ -35,6 +35,7 @@ class Code:
   problems: tuple[Problem, ...]
   undivided: bool = False
   limits: Limits = DEFAULT
+  elsewhere = True  # see tasks/judging.py
 
   @property
   def file(self) -> Path:

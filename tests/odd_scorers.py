@@ -140,3 +140,33 @@ class OddExchanges(OddReplies):
   def score_exchange(self, problem, exchange):
     """Of the number of texts."""
     return Score(1.0 / len(exchange), 1.0, 1.0)
+
+
+class OddWords:
+  """A task whose judgement fails in the way that the words of an answer say."""
+
+  name = "odd words"
+
+  def sample(self, split, index, seed, language=None):
+    """One of three questions."""
+    return Problem(prompt=f"{'abc'[index % 3]} ?", task=self.name, key=str(index % 3))
+
+  def score(self, problem, text):
+    """Of `d`s; an `a` raises, and an `e` at the beginning ends the process."""
+    words = text.split()
+    if "a" in words:
+      raise ValueError(f"an a in {text!r}")
+    if words[:1] == ["e"]:
+      os._exit(3)
+    return Score(words.count("d") / max(len(words), 1), 1.0, float(problem.key == "1"))
+
+
+class OddTalk(OddWords):
+  """The same of the last turn; `b` is not answered, and a `c` at the beginning fails."""
+
+  def reply(self, problem, exchange):
+    """Until it hears `b`."""
+    words = exchange[-1].split()
+    if words[:1] == ["c"]:
+      raise KeyError("c")
+    return None if "b" in words else "d ?"

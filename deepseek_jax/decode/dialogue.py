@@ -6,7 +6,8 @@ are one call of the engine. A sample hangs on its own prompt, key and replies, a
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -17,10 +18,13 @@ from deepseek_jax.data.conversation import Prompt
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import Engine, Params, Samples, SamplingParams
 from deepseek_jax.decode.sampling import turn_keys
-from deepseek_jax.tasks.environment import reply_each
+from deepseek_jax.tasks.environment import Reply, reply_each
 from deepseek_jax.tasks.scoring import failed, score_exchanges, tell_failures
 from deepseek_jax.tasks.task import Problem, Score, Task, takes_turns
 from deepseek_jax.types import Weights
+
+# (place, problem, what model and task said): told of a sample of which all is said.
+Done = Callable[[int, Problem, tuple[str, ...]], None]
 
 
 @dataclasses.dataclass
@@ -99,11 +103,13 @@ def converse(
   template: str = "plain",
   turns: int = 1,
   room: int | None = None,
+  done: Done | None = None,
 ) -> list[Dialogue]:
   """A sample of each problem as it was asked, in up to `turns` turns of the model.
 
   `room` is the most tokens that a prompt may have with all that follows it; None: any number. A
-  reply that fails, or that the tokenizer cannot spell, ends its sample and no other.
+  reply that fails, or that the tokenizer cannot spell, ends its sample and no other. `done` is told
+  of each of the others as soon as all of it is said, while the rest goes on.
   """
   each = [params] * len(asked) if isinstance(params, SamplingParams) else params
   samples = [
@@ -113,21 +119,32 @@ def converse(
   turn = _Turn(samples, np.arange(len(samples)), asked, params)
   for number in range(turns):
     if number:
-      turn = _next(task, tokenizer, turn, template, room)
+      turn = _next(task, tokenizer, turn, template, room, done)
       if not turn.speakers:
         break
     keys = turn_keys(keys_B[turn.places], number) if number else keys_B
     prompts = [one.prompt + one.tokens for one in turn.speakers]
-    drawn = engine.generate(weights, prompts, turn.params, keys)
+    if done is None:
+      drawn = engine.generate(weights, prompts, turn.params, keys)
+    else:
+      last = number + 1 == turns or not takes_turns(task)
+      ended = functools.partial(_ended, turn, tokenizer, last, done)
+      drawn = engine.generate(weights, prompts, turn.params, keys, ended=ended)
     for i, (one, prompt) in enumerate(zip(turn.speakers, turn.asked)):
       one.hear(drawn, i, spoken(prompt, tokenizer.decode(drawn.answer(i))))
   return samples
 
 
-def score_dialogues(task: Task, samples: Sequence[Dialogue]) -> list[Score]:
-  """The task's score of each sample; failures, also those of replies, are told."""
-  scores = [failed(f"environment: {one.failure}") for one in samples]
-  whole = [i for i, one in enumerate(samples) if not one.failure]
+def score_dialogues(
+  task: Task, samples: Sequence[Dialogue], known: Mapping[int, Score] | None = None
+) -> list[Score]:
+  """The task's score of each sample; failures, also those of replies, are told.
+
+  `known` are the scores of those that were judged already, by their places.
+  """
+  known = known or {}
+  scores = [known.get(i) or failed(f"environment: {s.failure}") for i, s in enumerate(samples)]
+  whole = [i for i, one in enumerate(samples) if not one.failure and i not in known]
   problems, said = [samples[i].problem for i in whole], [tuple(samples[i].said) for i in whole]
   for i, score in zip(whole, score_exchanges(task, problems, said), strict=True):
     scores[i] = score
@@ -135,29 +152,62 @@ def score_dialogues(task: Task, samples: Sequence[Dialogue]) -> list[Score]:
   return scores
 
 
-def _next(task: Task, tokenizer: Tokenizer, turn: _Turn, template: str, room: int | None) -> _Turn:
+def _ended(
+  turn: _Turn,
+  tokenizer: Tokenizer,
+  last: bool,
+  done: Done,
+  n: int,
+  answer: list[int],
+  stopped: bool,
+) -> None:
+  """Tells of a speaker that has said all: it was cut off, or the turn is the last there is."""
+  if last or not stopped:
+    one, text = turn.speakers[n], spoken(turn.asked[n], tokenizer.decode(answer))
+    done(int(turn.places[n]), one.problem, (*one.said, text))
+
+
+def _next(
+  task: Task,
+  tokenizer: Tokenizer,
+  turn: _Turn,
+  template: str,
+  room: int | None,
+  done: Done | None,
+) -> _Turn:
   """The turn behind one in which all have spoken: of those that the task answers."""
   heard = [n for n, one in enumerate(turn.speakers) if not one.truncated and takes_turns(task)]
   speakers = [turn.speakers[n] for n in heard]
   replies = reply_each(task, [s.problem for s in speakers], [tuple(s.said) for s in speakers])
   on, asked, params = [], [], []
   for n, one, reply in zip(heard, speakers, replies, strict=True):
-    one.failure = reply.failure
-    if reply.text is None:
+    further = _hear_reply(tokenizer, one, reply, template)
+    left = 0 if further is None else _left(one, further, room)
+    if further is not None and left > 0:
+      one.tell(further, reply.text or "")
+      on.append(n)
+      asked.append(further)
+      params.append(dataclasses.replace(one.params, max_new=left))
       continue
-    try:
-      further = ask_further(tokenizer, reply.text, template, one.prompt + one.tokens)
-    except ConfigError as error:
-      one.failure = f"text: {error}"
-      continue
-    left = one.params.max_new - one.sampled
-    if room is not None:
-      left = min(left, room - len(one) - len(further.tokens))
-    if left < 1:
-      one.truncated = True
-      continue
-    one.tell(further, reply.text)
-    on.append(n)
-    asked.append(further)
-    params.append(dataclasses.replace(one.params, max_new=left))
+    one.truncated = further is not None
+    if done is not None and not one.failure:
+      done(int(turn.places[n]), one.problem, tuple(one.said))
   return _Turn([turn.speakers[n] for n in on], turn.places[on], asked, params)
+
+
+def _hear_reply(tokenizer: Tokenizer, one: Dialogue, reply: Reply, template: str) -> Prompt | None:
+  """What puts a reply behind what was said; None if there is none, or it failed, which is noted."""
+  one.failure = reply.failure
+  if reply.text is None:
+    return None
+  try:
+    return ask_further(tokenizer, reply.text, template, one.prompt + one.tokens)
+  except ConfigError as error:
+    one.failure = f"text: {error}"
+    return None
+
+
+def _left(one: Dialogue, further: Prompt, room: int | None) -> int:
+  """How many tokens a sample may have behind a reply."""
+  left = one.params.max_new - one.sampled
+  return left if room is None else min(left, room - len(one) - len(further.tokens))

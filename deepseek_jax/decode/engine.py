@@ -5,7 +5,7 @@
 
 import dataclasses
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -21,6 +21,8 @@ from deepseek_jax.types import Weights
 __all__ = ["Engine", "Event", "Samples", "SamplingParams", "SlotEngine"]
 
 Params = SamplingParams | Sequence[SamplingParams]
+# (number, its tokens without the stop token, whether it stopped): told as soon as a request ends.
+Ended = Callable[[int, list[int], bool], None]
 
 
 class Engine(Protocol):
@@ -32,8 +34,13 @@ class Engine(Protocol):
     prompts: Sequence[Sequence[int]],
     params: Params,
     keys_B: jax.Array,
+    *,
+    ended: Ended | None = None,
   ) -> Samples:
-    """One completion per prompt, each a function of its prompt and its key (`sample_keys`)."""
+    """One completion per prompt, each a function of its prompt and its key (`sample_keys`).
+
+    `ended` is told of each completion as it ends, while others go on.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,11 +97,14 @@ class SlotEngine:
     params: Params,
     keys_B: jax.Array,
     halt: Halt | None = None,
+    *,
+    ended: Ended | None = None,
   ) -> Samples:
     """See `Engine.generate`; `params` are of all prompts or one for each."""
     requests = self._requests(prompts, params, keys_B)
-    for _ in self._schedule(weights, requests, halt).run():
-      pass
+    for event in self._schedule(weights, requests, halt).run():
+      if event.finish and ended is not None:
+        ended(event.request, requests[event.request].answer, event.finish == "stop")
     return gather(requests)
 
   def stream(

@@ -63,6 +63,16 @@ class Request:
     del self.tokens[count:], self.logprobs[count:]
     self.finish = "stop"
 
+  @property
+  def ends_with_stop(self) -> bool:
+    """Whether the last token is a stop token."""
+    return bool(self.tokens) and self.tokens[-1] in self.params.stop
+
+  @property
+  def answer(self) -> list[int]:
+    """The tokens without the stop token: what is decoded to text."""
+    return self.tokens[: len(self.tokens) - self.ends_with_stop]
+
   def experts_LTA(self) -> np.ndarray:
     """Of prompt and tokens; -1 for the last token, which the model never saw."""
     met = np.concatenate(self.experts, axis=1)
@@ -138,5 +148,5 @@ def gather(requests: list[Request]) -> Samples:
     stopped_B=np.array([r.finish == "stop" for r in requests]),
     experts=tuple(r.experts_LTA() for r in requests),
     passes=sum(r.passes for r in requests),
-    stop_tokens_B=np.array([bool(r.tokens) and r.tokens[-1] in r.params.stop for r in requests]),
+    stop_tokens_B=np.array([r.ends_with_stop for r in requests]),
   )

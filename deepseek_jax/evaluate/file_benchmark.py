@@ -62,6 +62,11 @@ class FileBenchmark:
     pairs = list(zip(splits, self.problems, strict=True))
     return {split: tuple(p for s, p in pairs if s == split) for split in SPLITS}
 
+  @property
+  def elsewhere(self) -> bool:
+    """See `judging.elsewhere`."""
+    return self.judge == "math-verify"
+
   def score(self, problem: Problem, text: str) -> Score:
     """Right if the final answer equals the file's; format is that there is one at all."""
     return self.score_each([problem], [text])[0]

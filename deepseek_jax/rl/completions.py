@@ -19,6 +19,7 @@ from deepseek_jax.decode.dialogue import Dialogue, converse, score_dialogues
 from deepseek_jax.decode.engine import Engine, SamplingParams
 from deepseek_jax.decode.sampling import sample_keys
 from deepseek_jax.tasks.environment import Exchange
+from deepseek_jax.tasks.judging import Judging, elsewhere
 from deepseek_jax.tasks.task import Problem, Score, Task
 from deepseek_jax.types import Weights
 
@@ -153,10 +154,14 @@ def draw(
   questions = [ask(tokenizer, p.prompt, template, policy) for p in problems]
   owners = [problem for problem in problems for _ in range(group)]
   asked = [question for question in questions for _ in range(group)]
-  drawn = converse(
-    engine, weights, task, tokenizer, owners, asked, params, keys_B, template, turns, room
-  )
-  scores = score_dialogues(task, drawn)
+  given = (engine, weights, task, tokenizer, owners, asked, params, keys_B, template, turns, room)
+  if elsewhere(task):
+    with Judging(task) as judging:
+      drawn = converse(*given, judging.add)
+      scores = score_dialogues(task, drawn, judging.scores())
+  else:
+    drawn = converse(*given)
+    scores = score_dialogues(task, drawn)
   return [_completion(one, score) for one, score in zip(drawn, scores, strict=True)]
 
 

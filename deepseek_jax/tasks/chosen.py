@@ -15,6 +15,7 @@ from typing import Any
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.paths import local_path
 from deepseek_jax.tasks.environment import Exchange, Reply, reply_each
+from deepseek_jax.tasks.judging import elsewhere
 from deepseek_jax.tasks.rounds import in_rounds
 from deepseek_jax.tasks.scoring import score_each, score_exchanges
 from deepseek_jax.tasks.task import Problem, Score, Split, Task, takes_turns
@@ -50,6 +51,11 @@ class Chosen:
   def score_each(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Score]:
     """See `scoring.score_each`."""
     return score_each(self.task, problems, texts)
+
+  @property
+  def elsewhere(self) -> bool:
+    """See `judging.elsewhere`."""
+    return elsewhere(self.task)
 
   @property
   def takes_turns(self) -> bool:

@@ -12,6 +12,7 @@ from deepseek_jax.config import require
 from deepseek_jax.tasks.chain_sum import ChainSum
 from deepseek_jax.tasks.countdown import Countdown
 from deepseek_jax.tasks.environment import Exchange, Reply, reply_each
+from deepseek_jax.tasks.judging import elsewhere
 from deepseek_jax.tasks.scoring import score_each, score_exchanges
 from deepseek_jax.tasks.task import (
   Candidate,
@@ -63,6 +64,11 @@ class Mixture:
   def score_each(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Score]:
     """Judges by the problems' own tasks, each of which gets all of its problems at once."""
     return self._by_task(score_each, problems, texts)
+
+  @property
+  def elsewhere(self) -> bool:
+    """See `judging.elsewhere`: whether all of the tasks are judged in other processes."""
+    return all(map(elsewhere, self.tasks))
 
   @property
   def takes_turns(self) -> bool:

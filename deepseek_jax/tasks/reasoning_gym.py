@@ -33,6 +33,7 @@ class ReasoningGym:
   dataset: str
   settings: tuple[tuple[str, Any], ...] = ()
   template: str = "r1_zero"
+  elsewhere = True  # see tasks/judging.py
 
   def __post_init__(self) -> None:
     _generator(self.dataset, self.settings, 0)  # a wrong name fails here, not in mid-training

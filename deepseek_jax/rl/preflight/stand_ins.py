@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from deepseek_jax.decode.engine import Samples
+from deepseek_jax.decode.engine import Ended, Samples
 from deepseek_jax.model.transformer import Transformer, forward
 from deepseek_jax.tasks.environment import Exchange, Reply, reply_each
 from deepseek_jax.tasks.scoring import score_each, score_exchanges
@@ -29,10 +29,14 @@ class Rewards:
 
 @dataclasses.dataclass
 class Timed:
-  """A task whose judging and replies are timed; else it is the task."""
+  """A task whose judging and replies are timed; else it is the task.
+
+  It is judged when all is said, so that both can be timed by themselves.
+  """
 
   task: Task
   seconds: float = 0.0
+  elsewhere = False  # see tasks/judging.py
 
   def __getattr__(self, name: str) -> Any:
     return getattr(self.task, name)
@@ -80,9 +84,18 @@ class Silent:
   model: Transformer
 
   def generate(
-    self, weights: Weights, prompts: Sequence[Sequence[int]], params: Any, keys_B: jax.Array
+    self,
+    weights: Weights,
+    prompts: Sequence[Sequence[int]],
+    params: Any,
+    keys_B: jax.Array,
+    *,
+    ended: Ended | None = None,
   ) -> Samples:
     """See `Engine.generate`; the weights may be abstract."""
+    if ended is not None:
+      for number in range(len(prompts)):
+        ended(number, [0] * params.max_new, False)
 
     def experts(weights: Weights, tokens_BT: jax.Array) -> jax.Array:
       return forward(self.model, weights, tokens_BT, tokens_BT, tokens_BT).routing.experts_LBTA

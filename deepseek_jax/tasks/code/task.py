@@ -38,6 +38,7 @@ class Code:
   undivided: bool = False
   limits: Limits = DEFAULT
   comparable: ClassVar[bool] = False  # programs that do the same are seldom written alike
+  elsewhere = True  # see tasks/judging.py
 
   @property
   def file(self) -> Path:

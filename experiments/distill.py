@@ -5,7 +5,7 @@
 
 The same command goes on from the workdir's newest checkpoint. Teacher and --config.init are
 workdirs or Hugging Face directories; --config.data.task=package.module:name takes problems of your
-own, --config.mix=1 the logits.
+own, --config.mix=1 the logits, --config.lora.rank=16 trains adapters of the student alone.
 """
 
 from deepseek_jax.rl.distillation import distill_job, run_distill

@@ -7,6 +7,8 @@ Hugging Face directory, a GGUF file or a model's name on the Hub; its tokenizer,
 asked and its end tokens come with it. --config.task=package.module:name takes problems and verifier
 of your own, which after isolated: judges in processes of its own, as reasoning_gym:DATASET does.
 --config.task=code:FILE.jsonl takes programming problems, and runs the programs in a sandbox.
+--config.lora.rank=16 trains adapters of the model in --config.init (see model/adapters.py), which
+the workdir then names and must stay where it is; it is the reference where there is one.
 
 With --preflight nothing is trained: two iterations are tried with the start model and thrown away,
 and what would go wrong is told, with figures and what to change (see rl/preflight). It needs no

@@ -5,8 +5,8 @@
 
 The same command goes on from the workdir's newest checkpoint. --config.init=M is another workdir, a
 Hugging Face directory, a GGUF file or a model's name on the Hub, whose tokenizer and turns are
-taken; --config.data.template=plain leaves the turns out. --config.lora.rank=16 trains adapters of it
-(see model/adapters.py); the workdir names it, and it must stay where it is.
+taken; --config.data.template=plain leaves the turns out. --config.lora.rank=16 trains adapters of
+it (see model/adapters.py); the workdir names it, and it must stay where it is.
 """
 
 from deepseek_jax.train.sft import run_sft, sft_job

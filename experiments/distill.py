@@ -5,7 +5,7 @@
 
 The same command goes on from the workdir's newest checkpoint. Teacher and --config.init are
 workdirs or Hugging Face directories; --config.data.task=package.module:name takes problems of your
-own, --config.mix=1 the logits.
+own, --config.mix=1 the logits, --config.lora.rank=16 trains adapters of the student alone.
 
 A model that is its own teacher (both are M) learns a policy by heart: --config.traces.policy=FILE,
 or a text, stands before the prompts while it samples, as the system's turn where it has turns; the

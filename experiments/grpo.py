@@ -7,6 +7,8 @@ Hugging Face directory, a GGUF file or a model's name on the Hub; its tokenizer,
 asked and its end tokens come with it. --config.task=package.module:name takes problems and verifier
 of your own, which after isolated: judges in processes of its own, as reasoning_gym:DATASET does.
 --config.task=code:FILE.jsonl takes programming problems, and runs the programs in a sandbox.
+--config.lora.rank=16 trains adapters of the model in --config.init (see model/adapters.py), which
+the workdir then names and must stay where it is; it is the reference where there is one.
 
 The workdir gets report.html, and samples.jsonl with what was said and earned. Every N iterations,
 and before the first and after the last, --config.evaluation.every=N asks held-out problems, of the

@@ -9,7 +9,8 @@ taken; --config.data.template=plain leaves the turns out. --config.data.text_fie
 the answers of conversations, lists of {"role", "content"} or ShareGPT's {"from", "value"}.
 --config.evaluation.every=N asks problems of --config.evaluation.benchmark=NAME|FILE every N steps,
 before the first and after the last, with answers of at most --config.evaluation.max_new tokens.
-report.html in the workdir has the curves.
+report.html in the workdir has the curves. --config.lora.rank=16 trains adapters of the model (see
+model/adapters.py); the workdir names it, and it must stay where it is.
 """
 
 from deepseek_jax.evaluate.text_job import text_monitor

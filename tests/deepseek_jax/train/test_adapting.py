@@ -156,6 +156,21 @@ def test_a_base_may_stay_as_its_files_have_it(tmp_path, kind, dtype):
   np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_on_a_mesh_it_is_the_same_training(tmp_path):
+  base, data = write_base(tmp_path / "base", MODELS["v3"]), answers(tmp_path / "answers.jsonl")
+  values = {**sft_values(base, data), "train": {"steps": 2}}
+  values["data"]["batch"] = 4
+  spread = {**values, "mesh": {"data": 2, "fsdp": 2, "tensor": 2}}
+  for name, given in (("one", values), ("eight", spread)):
+    run_sft(sft_job(given), tmp_path / name)
+  one, eight = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "eight"))
+  for ours, theirs in zip(eight, one, strict=True):
+    for name in ("loss", "grad_norm"):
+      np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4)
+  model, other = ds.load(tmp_path / "eight"), ds.load(tmp_path / "one")
+  np.testing.assert_allclose(model.logits(TOKENS_BT), other.logits(TOKENS_BT), atol=2e-3)
+
+
 def test_a_student_adapted_from_its_teacher_has_at_first_nothing_to_learn_of_it(tmp_path):
   base = write_base(tmp_path / "base", MODELS["dense"])
   values = sft_values(base, answers(tmp_path / "answers.jsonl"), teacher=str(base), mix=0.5)

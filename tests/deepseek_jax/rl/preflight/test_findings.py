@@ -211,7 +211,7 @@ def test_checkpoints_that_do_not_fit_are_red(tmp_path):
   absent = tmp_path / "a" / "b"
   assert machine.disk_finding(headroom(), absent, 2, 1).values["checkpoints"] == 3 * 300
   assert machine.disk_finding(headroom(), absent, 2, 1).level == "green"
-  assert machine.disk_finding(headroom(weights=10**18), absent, 2, 1).level == "red"
+  assert machine.disk_finding(headroom(saved=10**18), absent, 2, 1).level == "red"
   assert not absent.parent.exists()
   (tmp_path / "checkpoints").mkdir()
   assert "a run is there already" in machine.disk_finding(headroom(), tmp_path, 2, 1).change

@@ -45,15 +45,24 @@ def _inputs_text(entries: Sequence[Mapping[str, Any]]) -> str:
   """What each stage that learns answers was given: its yield, counts and hashes."""
   lines = []
   for entry in entries:
-    selection, learnt = entry["selection"], entry["learnt"]
-    if selection:
-      share = selection["kept"] / selection["sampled"]
-      told = ", ".join(f"{n} {v}" for n, v in selection.items() if v and n != "kept")
-      lines.append(f"{entry['stage']:<13}kept {selection['kept']}, {share:.1%} ({told})")
-    if learnt:
-      counts = ", ".join(f"{name} {value}" for name, value in learnt.items() if value)
-      lines.append(f"{'':<13}learnt: {counts}")
-    if entry["inputs"]:
-      hashes = ", ".join(f"{n} {v[:_SHOWN]}" for n, v in entry["inputs"].items())
-      lines.append(f"{'' if selection or learnt else entry['stage']:<13}from: {hashes}")
+    told = [text for text in (_yield(entry["selection"]), _learnt(entry), _hashes(entry)) if text]
+    names = [entry["stage"], *[""] * len(told)]
+    lines += [f"{name:<13}{text}" for name, text in zip(names, told, strict=False)]
   return "\n".join(["what stages were given", *lines]) if lines else ""
+
+
+def _yield(selection: Mapping[str, int] | None) -> str:
+  if not selection:
+    return ""
+  told = ", ".join(f"{n} {v}" for n, v in selection.items() if v and n != "kept")
+  return f"kept {selection['kept']}, {selection['kept'] / selection['sampled']:.1%} ({told})"
+
+
+def _learnt(entry: Mapping[str, Any]) -> str:
+  counts = ", ".join(f"{name} {value}" for name, value in (entry["learnt"] or {}).items() if value)
+  return f"learnt: {counts}" if counts else ""
+
+
+def _hashes(entry: Mapping[str, Any]) -> str:
+  hashes = ", ".join(f"{n} {v[:_SHOWN]}" for n, v in entry["inputs"].items())
+  return f"from: {hashes}" if hashes else ""

@@ -34,8 +34,16 @@ class Sums(NamedTuple):
   below_PJ: np.ndarray
 
 
-def rate(sums: Sums) -> Estimate | None:
-  """The rate with its bootstrapped interval; None where there is nothing below."""
+def rate(sums: Sums, unit: float = 1.0) -> Estimate | None:
+  """The rate with its bootstrapped interval; None where there is nothing below.
+
+  Where there is nothing above, drawing anew shows nothing either: the interval reaches up to one
+  `unit` for each problem that may have one, by Wilson's interval of none among so many.
+  """
+  if not sums.above_PJ.any():
+    present = sums.below_PJ[(sums.below_PJ > 0).any(axis=1)].sum(axis=1)
+    most = share_of(Sums(np.zeros((len(present), 1)), np.ones((len(present), 1))))
+    return most and Estimate(0.0, 0.0, most.high * unit / float(present.mean()))
   draws_RP = _draws(len(sums.above_PJ))
   above_R, below_R = (draws_RP @ x_PJ.sum(axis=1) for x_PJ in sums)
   return _estimate(_quotient(above_R, below_R))

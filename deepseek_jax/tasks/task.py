@@ -14,7 +14,8 @@ A user's own task is any object with `name`, `sample` and `score` (see `registry
       return Score(correct=1.0, format=1.0, language=1.0)
 
 A task may also answer what a model says and have it go on: see `environment.py`. It may also say
-which answers a thought arrives at on its way, for `experiments.reflection`:
+which answers a thought arrives at on its way, for `experiments.reflection`, which does not ask it
+after `isolated:`:
 
     def candidates(self, problem, thought):
       return [Candidate("even", m.start(), m.end()) for m in re.finditer("even", thought)]

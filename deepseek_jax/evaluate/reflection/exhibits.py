@@ -187,10 +187,14 @@ def _row(name: str, trace: Trace) -> str:
 
 
 def _branched(subjects: Sequence[Subject]) -> str:
-  """The first completions of the last model with each arm, and how that went on."""
+  """The first completion of each of the first problems with each arm, and how that went on."""
   subject, parts = subjects[-1], []
   for arm in ("strip", "insert"):
-    for branch in [b for b in subject.branches if b.arm == arm][:_SHOWN]:
+    first: dict[int, Branch] = {}
+    for branch in subject.branches:
+      if branch.arm == arm:
+        first.setdefault(branch.problem, branch)
+    for branch in list(first.values())[:_SHOWN]:
       trace = subject.traces[branch.problem][branch.sample]
       mark = "✓" if branch.correct == 1 else "✗"
       rows = _row("as said", trace) + (
@@ -198,9 +202,7 @@ def _branched(subjects: Sequence[Subject]) -> str:
       )
       prompt = text(subject.evaluation.problems[branch.problem].prompt)
       parts.append(f"<h3>{prompt}</h3><table class=thoughts>{rows}</table>")
-  note = (
-    f"<p>The first completions of {text(subject.stage)} that each is tried on; pale: as said.</p>"
-  )
+  note = f"<p>The first problems on which {text(subject.stage)} has each; pale: as said.</p>"
   return "\n".join(["<h2>Gone on with otherwise</h2>", note, *parts]) if parts else ""
 
 

@@ -187,7 +187,7 @@ def _enough(sums: Sums) -> bool:
 
 def _level(measure: Measure, sums: Sums) -> Estimate | None:
   if measure.kind == "rate":
-    return rate(sums)
+    return rate(sums, measure.scale)
   if measure.kind == "share":
     return share_of(sums)
   half = share_of(Sums((sums.above_PJ + sums.below_PJ) / 2, sums.below_PJ))

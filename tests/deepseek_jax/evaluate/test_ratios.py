@@ -53,6 +53,20 @@ def test_a_share_of_few_is_no_point():
   assert share_of(Sums(some[:1], some[:1])) is None
 
 
+def test_none_seen_is_not_none_for_certain():
+  """Of a thousand tokens a problem: none among few says less than none among many."""
+  highs = []
+  for problems in (10, 100):
+    below = np.full((problems, 4), 250.0)
+    found = rate(Sums(0 * below, below), 1000)
+    assert found[:2] == (0, 0)
+    highs.append(found.high)
+    chance = share_of(Sums(np.zeros((problems, 1)), np.ones((problems, 1)))).high
+    assert found.high == pytest.approx(chance)
+  assert 0.2 < highs[0] < 0.4 and highs[1] < 0.05
+  assert rate(Sums(0 * below, 0 * below)) is None
+
+
 def test_a_model_does_not_differ_from_itself():
   rng = np.random.default_rng(2)
   length = lengths_of(rng, 30)

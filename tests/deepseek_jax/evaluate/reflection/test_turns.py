@@ -13,6 +13,7 @@ from deepseek_jax.evaluate.reflection.turns import (
   candidates_of,
   trace_each,
 )
+from deepseek_jax.tasks.chain_sum import ChainSum, chain_sum_problem
 from deepseek_jax.tasks.countdown import Countdown, countdown_problem
 from deepseek_jax.tasks.task import Candidate, Problem, Score
 from tests.deepseek_jax.evaluate.reflection.told import evaluation
@@ -58,6 +59,22 @@ def test_turns_of_known_thoughts(case):
   assert [text[w.start : w.end] for w in row[0].words] == [
     part for part in text.split() if part in ("wait", "等等")
   ]
+
+
+def test_a_number_in_an_open_thought_is_no_answer():
+  problem = chain_sum_problem((3, 4), "en")
+  texts = ["<think> 3 4 makes 7 wait 7", tagged("3 4 makes 7 wait 7", 7)]
+  (row,), _ = traces(ChainSum(), [problem], [texts])
+  assert [tuple(turn) for turn in row[0].turns] == [(True, True, False)]
+  assert [tuple(turn) for turn in row[1].turns] == [(False, True, True)]
+
+
+def test_an_answer_lost_by_its_form_alone_is_not_spoiled_by_a_turn():
+  problem = chain_sum_problem((3, 4), "en")
+  found, made = traces(ChainSum(), [problem], [["3 4 makes 7 wait 7"]])
+  assert [tuple(turn) for turn in found[0][0].turns] == [(False, True, False)]
+  counts = measures.count(made, found)
+  assert counts["rechecks"] == 1 and counts["spoiled"] == counts["changed"] == 0
 
 
 def test_rates_of_known_thoughts():

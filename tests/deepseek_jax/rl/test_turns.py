@@ -154,7 +154,9 @@ def test_every_token_is_where_it_belongs_and_only_those_said_are_learnt_from(com
   for i, one in enumerate(got.completions):
     wanted = np.concatenate([np.zeros(len(one.prompt), np.float32), one.logprobs_T])
     row, own = seen[tuple(one.prompt + one.tokens), tuple(wanted)].pop()
-    sampled = np.concatenate([np.zeros(len(one.prompt), bool), one.sampled_T])
+    sampled = np.arange(len(one)) >= len(one.prompt)
+    for start, end in one.replies:
+      sampled[len(one.prompt) + start : len(one.prompt) + end] = False
     np.testing.assert_array_equal(mask[row, own] > 0, sampled)
     advantage = got.advantages.advantage_BJ.ravel()[i].astype(np.float32)
     np.testing.assert_array_equal(advantages[row, own], np.where(sampled, advantage, 0))

@@ -7,7 +7,8 @@
 `lora` once for each of --full_rates. Of either kind the rate counts whose rollouts were right most
 often in the last quarter of its iterations: by what training saw, so that the held-out problems
 choose nothing. The base and both are then measured on --problems of those, --samples each at T = 1,
-and the gains told with their paired 95 % intervals, over problems, of this one seed.
+and the gains, and the difference of both, told with their paired 95 % intervals, which are over
+problems and of this one seed.
 
 Each run is a job with a workdir of its own below --workdir, where the same command goes on; the
 figures are left in results.json.
@@ -51,16 +52,15 @@ def main() -> None:
   }
   job = grpo_job(values)
   base = measure(job, job.init)
+  found = {name: measure(job, folder) for name, (_, folder) in chosen.items()}
   rows = {"base": row(base)}
   for name, (rate, folder) in chosen.items():
-    measured = measure(job, folder)
-    gain = measured.gain_over(base)
-    rows[name] = row(measured) | {
+    rows[name] = row(found[name]) | {
       "rate": rate,
       "trained": sum(x.size for x in _arrays(load_weights(folder / "checkpoints").params)),
-      "gain": gain.value,
-      "gain_ci95": [gain.low, gain.high],
+      **gained(found[name], base),
     }
+  rows["adapters"]["over_all_weights"] = gained(found["adapters"], found["all weights"])
   told(rows)
   write_atomically(directory / "results.json", json.dumps(rows, indent=1) + "\n")
 
@@ -122,6 +122,12 @@ def row(measured: Evaluation) -> dict[str, Any]:
   return {"pass@1": estimate.value, "ci95": [estimate.low, estimate.high]}
 
 
+def gained(after: Evaluation, before: Evaluation) -> dict[str, Any]:
+  """The paired difference of pass@1."""
+  gain = after.gain_over(before)
+  return {"gain": gain.value, "gain_ci95": [gain.low, gain.high]}
+
+
 def told(rows: Mapping[str, Mapping[str, Any]]) -> None:
   """Prints the table."""
   print(f"{'':<12}{'rate':>8}{'trained':>10}  {'pass@1, T = 1':<22}gain over the base")
@@ -131,6 +137,8 @@ def told(rows: Mapping[str, Mapping[str, Any]]) -> None:
     if "gain" in row:
       line += _interval(row["gain"], row["gain_ci95"], "+")
     print(line)
+  apart = rows["adapters"]["over_all_weights"]
+  print(f"adapters less all weights: {_interval(apart['gain'], apart['gain_ci95'], '+')}")
 
 
 def _interval(value: float, ci95: Sequence[float], sign: str = "") -> str:
@@ -144,8 +152,8 @@ def _arrays(params: Any) -> list[np.ndarray]:
 
 if __name__ == "__main__":
   program.training_flags()
-  flags.DEFINE_list("rates", ["2e-3", "6e-3"], "Peaks of adapters' learning rate.")
-  flags.DEFINE_list("full_rates", ["2e-4", "6e-4"], "Peaks of all weights' learning rate.")
+  flags.DEFINE_list("rates", ["1e-3", "3e-3"], "Peaks of adapters' learning rate.")
+  flags.DEFINE_list("full_rates", ["2e-4", "4e-4"], "Peaks of all weights' learning rate.")
   flags.DEFINE_integer("problems", 192, "Held-out problems.")
   flags.DEFINE_integer("samples", 4, "Of each problem.")
   program.run(main)

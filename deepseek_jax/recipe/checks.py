@@ -58,7 +58,9 @@ def check(config: R1Config, graph: Sequence[Node], origins: dict[str, Origin]) -
 def _pretraining(config: R1Config, stage: PretrainStage, origin: Origin) -> None:
   _fits("length", stage.length, origin)
   _splits(config, "batch", stage.batch)
-  first = ProblemSource(open_task(config.task_of(stage)), 0)[0]  # of a task with worked solutions
+  task = open_task(config.task_of(stage))
+  refuse_turns(task, "the recipe of R1")
+  first = ProblemSource(task, 0)[0]  # of a task with worked solutions
   make_sample(origin.tokenizer, first)
 
 

@@ -86,5 +86,5 @@ def test_what_learns_from_single_answers_refuses_a_task_that_replies(tmp_path):
     Run(r1_config(config.to_dict()), tmp_path)
   config.task = "tiny"
   config.rl1.rl.rollout.turns = 3
-  with pytest.raises(ConfigError, match="rl1.rl.rollout.turns is 3, but the task 'tiny'"):
+  with pytest.raises(ConfigError, match="rl1: rl.rollout.turns is 3, but the task 'tiny'"):
     Run(r1_config(config.to_dict()), tmp_path)

@@ -27,13 +27,13 @@ def mini(tmp_path):
 
 def reinforced(run, transform):
   """The base after some iterations of R1-Zero, its rewards transformed."""
-  machine = run.machine("teacher")
+  machine = run.machine("r1_zero")
   stage = Reinforcement(
     update=machine.policy_step,
     score=machine.score,
     engine=machine.engine,
-    task=run.task,
-    tokenizer=run.tokenizer,
+    task=run.task("r1_zero"),
+    tokenizer=run.origins["r1_zero"].tokenizer,
     config=run.config.r1_zero.rl,
     iterations=ITERATIONS,
     seed=1,
@@ -50,12 +50,12 @@ def reinforced(run, transform):
 @pytest.mark.slow
 def test_permuted_rewards_gain_nothing(tmp_path):
   run = mini(tmp_path)
-  machine = run.machine("teacher")
+  machine, tokenizer = run.machine("r1_zero"), run.origins["r1_zero"].tokenizer
 
   def solved(weights):
     """Each held-out problem's share of right samples, by protocol."""
-    protocols = standard_protocols(Protocol("mini"))
-    measured = evaluate_each(machine.engine, weights, run.tokenizer, run.task, protocols)
+    protocols = standard_protocols(Protocol(run.config.task))
+    measured = evaluate_each(machine.engine, weights, tokenizer, run.task("r1_zero"), protocols)
     return [each.correct_PJ.mean(axis=1) for each in measured]
 
   before = solved(machine.place(run.weights("base")))

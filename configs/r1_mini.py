@@ -37,19 +37,18 @@ def get_config() -> ConfigDict:
   """Teacher: the preset v3_mini. Lengths in steps, prompts and epochs; none in seconds."""
   language = {"correct": 1.0, "format": 0.1, "language": 0.2}
   return r1(
-    task="puzzles",
     teacher={"preset": "v3_mini", "vocab": 432, "moe": {"shared": 4}},
     student=STUDENT,
-    base={"steps": 2600, "batch": 12, "length": 144, "packing": "documents"},
+    base={"steps": 1400, "batch": 12, "length": 144, "packing": "documents"},
     r1_zero={"iterations": 60, "rl": {"rollout": rollout(), "peak": 2e-4, "warmup": 3}},
     cold_start={"samples": {"prompts": 768, "group": 4, "keep": 2}, "epochs": 3, "length": 144},
     rl1={
-      "iterations": 40,
-      "rl": {"rollout": rollout(reward=language), "peak": 2e-4, "warmup": 3},
+      "iterations": 30,
+      "rl": {"rollout": rollout(reward=language), "peak": 1.5e-4, "warmup": 3},
     },
     sft2={"samples": {"prompts": 1536, "group": 4, "keep": 2}, "epochs": 3, "length": 144},
-    r1={"iterations": 40, "rl": {"rollout": rollout(reward=language), "peak": 2e-4, "warmup": 3}},
-    student_base={"steps": 900, "batch": 12, "length": 144, "packing": "documents"},
+    r1={"iterations": 30, "rl": {"rollout": rollout(reward=language), "peak": 1.5e-4, "warmup": 3}},
+    student_base={"steps": 1800, "batch": 12, "length": 144, "packing": "documents"},
     distilled={
       "samples": {"prompts": 2048, "group": 4, "keep": 3},
       "epochs": 3,

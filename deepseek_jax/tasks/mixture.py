@@ -177,11 +177,6 @@ def mini_mixture() -> Mixture:
   return Mixture((Countdown(), ChainSum(3, 6)), (0.6, 0.4), name="mini")
 
 
-def puzzles() -> Mixture:
-  """Countdowns and chain sums of 4 to 8 terms, half and half: the recipe's, hard for longer."""
-  return Mixture((Countdown(), ChainSum()), (0.5, 0.5), name="puzzles")
-
-
 def tiny_mixture() -> Mixture:
   """Countdowns of two digits and sums of two terms: what a model learns in a minute."""
   return Mixture((Countdown(2, 2), ChainSum(2, 2)), (0.6, 0.4), name="tiny")

@@ -13,7 +13,7 @@ from deepseek_jax.tasks.countdown import Countdown
 from deepseek_jax.tasks.guarded import Guarded, written_policies
 from deepseek_jax.tasks.guess import Guess
 from deepseek_jax.tasks.isolated import Isolated
-from deepseek_jax.tasks.mixture import mini_mixture, mixed, puzzles, split_mixture, tiny_mixture
+from deepseek_jax.tasks.mixture import mini_mixture, mixed, split_mixture, tiny_mixture
 from deepseek_jax.tasks.prompts import load_prompts
 from deepseek_jax.tasks.reasoning_gym import ReasoningGym
 from deepseek_jax.tasks.settings import make, split_settings
@@ -21,7 +21,6 @@ from deepseek_jax.tasks.task import Problem, Task
 
 BUILT_IN: dict[str, Callable[[], Task]] = {
   "mini": mini_mixture,
-  "puzzles": puzzles,
   "tiny": tiny_mixture,
   "countdown": Countdown,
   "chain_sum": ChainSum,

@@ -7,6 +7,7 @@ are one call of the engine. A sample hangs on its own prompt, key and replies, a
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -179,7 +180,7 @@ def _next(
   heard = [n for n, one in enumerate(turn.speakers) if not one.truncated and takes_turns(task)]
   speakers = [turn.speakers[n] for n in heard]
   replies = reply_each(task, [s.problem for s in speakers], [tuple(s.said) for s in speakers])
-  on, asked, params = [], [], []
+  on, asked, params, crowded = [], [], [], 0
   for n, one, reply in zip(heard, speakers, replies, strict=True):
     further = _hear_reply(tokenizer, one, reply, template)
     left = 0 if further is None else _left(one, further, room)
@@ -190,8 +191,16 @@ def _next(
       params.append(dataclasses.replace(one.params, max_new=left))
       continue
     one.truncated = further is not None
+    crowded += one.truncated and one.sampled < one.params.max_new
     if done is not None and not one.failure:
       done(int(turn.places[n]), one.problem, tuple(one.said))
+  if crowded:
+    print(
+      f"{crowded} of {len(heard)} replies of {task.name} leave no room in the {room} tokens there "
+      "are; their samples count as cut off",
+      file=sys.stderr,
+      flush=True,
+    )
   return _Turn([turn.speakers[n] for n in on], turn.places[on], asked, params)
 
 

@@ -16,7 +16,9 @@ def open_benchmark(name: str, judge: str | None = None, split: str = "test") -> 
 
   ConfigError if there is none.
   """
-  return load_file_benchmark(name, judge, split) if _is_file(name) else load_task(name)
+  if _is_file(name):
+    return load_file_benchmark(name, judge, split)
+  return load_task(name, open_task)
 
 
 def open_task(name: str) -> Task:

@@ -50,11 +50,16 @@ class FileBenchmark:
     """
     if not self.divided:
       return self.problems[index]
-    problems = self._splits[split]
-    require(bool(problems), f"{self.name} has no problems for the {split} split; add some.")
+    problems = self.of_split(split)
     if split == "heldout":
       return problems[index]
     return in_rounds(problems, self.name, split, index, seed)
+
+  def of_split(self, split: Split) -> tuple[Problem, ...]:
+    """The problems of a split, all of them if it is not divided; ConfigError if there is none."""
+    problems = self._splits[split] if self.divided else self.problems
+    require(bool(problems), f"{self.name} has no problems for the {split} split; add some.")
+    return problems
 
   @functools.cached_property
   def _splits(self) -> dict[Split, tuple[Problem, ...]]:

@@ -29,8 +29,10 @@ from deepseek_jax.evaluate.evaluation import (
   evaluate_each,
 )
 from deepseek_jax.evaluate.figures import Figure, figure, format_figure
+from deepseek_jax.evaluate.file_benchmark import FileBenchmark
 from deepseek_jax.evaluate.report import Exhibit, choose_exhibits
 from deepseek_jax.evaluate.results import read_metrics
+from deepseek_jax.tasks.code.task import Code
 from deepseek_jax.tasks.environment import check_turns
 from deepseek_jax.tasks.task import Task
 from deepseek_jax.train.metrics import append_line
@@ -82,6 +84,7 @@ def open_held_out(
   task = open_benchmark(config.benchmark) if config.benchmark else own
   assert task is not None
   check_turns(task, turns, "evaluation.benchmark's turns")
+  config = dataclasses.replace(config, problems=min(config.problems, _size(task)))
   protocols = tuple(_protocol(config, task, t, template, seed, turns) for t in config.temperatures)
   for problem in draw_problems(task, protocols[0]):
     size = len(ask(tokenizer, problem.prompt, template).tokens)
@@ -91,6 +94,13 @@ def open_held_out(
       f"{config.max_new}, exceed the model's context of {context}; lower it.",
     )
   return HeldOut(task, tokenizer, protocols, config.every, context)
+
+
+def _size(task: Task) -> int:
+  """How many held-out problems a task from a file has; of others there are any number."""
+  if isinstance(task, FileBenchmark):
+    return len(task.of_split("heldout"))
+  return len(task.of_split("heldout")) if isinstance(task, Code) else sys.maxsize
 
 
 def _protocol(

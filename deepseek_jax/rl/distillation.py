@@ -153,8 +153,9 @@ def _write_traces(
   selection = rejection_sample(engine, weights, task, tokenizer, job.traces, job.data.seed)
   require(
     bool(selection.kept),
-    f"the teacher {job.teacher} gave no right answer to {job.data.task}: {selection.counts}; "
-    "train it further, or raise traces.prompts.",
+    f"the teacher {job.teacher} gave no answer to {job.data.task} that could be kept: "
+    f"{selection.text()}; train it further, raise traces.prompts, or ask less (traces.cites, "
+    "format, language, repeated) in another workdir.",
   )
   print(f"traces: {selection.text()}", file=sys.stderr, flush=True)
   records = [{"prompt": c.problem.prompt, "text": c.text} for c in selection.kept]

@@ -11,6 +11,7 @@ from deepseek_jax.rl.reward_model import RewardModel, load_reward_model
 from deepseek_jax.rl.reward_parts import LearnedConfig
 from deepseek_jax.rl.rollout import RolloutConfig
 from deepseek_jax.tasks.mixture import Mixture
+from deepseek_jax.tasks.prompts import Prompts
 from deepseek_jax.tasks.task import Task
 
 
@@ -55,7 +56,14 @@ class LearnedReward:
 
 def require_tasks(config: LearnedConfig, task: Task) -> None:
   """ConfigError unless the tasks that a reward model is to judge are drawn from."""
-  names = [one.name for one in task.tasks] if isinstance(task, Mixture) else [task.name]
+  parts = task.tasks if isinstance(task, Mixture) else (task,)
+  names = [one.name for one in parts]
+  unjudged = [one.name for one in parts if isinstance(one, Prompts)]
+  require(
+    config.weight > 0 or not unjudged,
+    f"nothing judges the answers to {', '.join(unjudged)}; give a reward model, "
+    "rollout.reward.learned.model and its weight.",
+  )
   missing = [name.strip() for name in config.tasks.split(",") if name.strip() not in names]
   require(
     not config.tasks or not missing,

@@ -147,7 +147,7 @@ def _value(one: Completion, part: str, config: RewardConfig, longest: int) -> fl
   value = getattr(one.score, part)
   require(
     value is not None,
-    f"reward.{part} is above 0, but the task {one.problem.task!r} does not judge that; leave it 0.",
+    f"reward.{part} is in use, but the task {one.problem.task!r} does not judge that; leave it 0.",
   )
   return value
 

@@ -53,6 +53,11 @@ class Chosen:
     return score_each(self.task, problems, texts)
 
   @property
+  def names(self) -> frozenset[str]:
+    """Of the tasks that the problems say they are of, for a `Mixture` that this is a part of."""
+    return frozenset(problem.task for problem in self.problems)
+
+  @property
   def elsewhere(self) -> bool:
     """See `judging.elsewhere`."""
     return elsewhere(self.task)
@@ -90,12 +95,18 @@ def load_chosen(name: str, load: Callable[[str], Task]) -> Chosen:
   for number, row in enumerate(rows, start=1):
     problem = _drawn(task, row)
     require(
-      problem is not None and problem.key == row["key"],
+      problem is not None and _same(problem, row),
       f"{file}, line {number}: the task {specs[0]} gives another problem now; choose again.",
     )
     assert problem is not None
     problems.append(problem)
   return Chosen(f"chosen:{name}", task, tuple(problems), name.endswith(_ALL))
+
+
+def _same(problem: Problem, row: dict[str, Any]) -> bool:
+  """Whether a problem is the one that was chosen; of a file the key is but its place there."""
+  told = {"key": problem.key, "prompt": problem.prompt, "answer": problem.answer}
+  return all(told[name] == row.get(name, told[name]) for name in told)
 
 
 def _drawn(task: Task, row: dict[str, Any]) -> Problem | None:

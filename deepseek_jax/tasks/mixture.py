@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -107,7 +108,7 @@ class Mixture:
 
   def _task_of(self, problem: Problem) -> Task:
     for task in self.tasks:
-      if task.name == problem.task:
+      if problem.task in getattr(task, "names", (task.name,)):
         return task
     raise ValueError(
       f"the problem {problem.key!r} is of task {problem.task!r}, not of this mixture"
@@ -132,17 +133,17 @@ def split_mixture(spec: str) -> list[tuple[float, str]]:
     return [(1.0, spec)]
   found = []
   for part in parts:
-    weight, times, name = part.partition(" * ")
+    weight, times, name = part.partition("*") if re.match(r"[^(:/]*\*", part) else ("", "", part)
     try:
       value = float(weight) if times else 1.0
     except ValueError:
       value = math.nan
     require(
       0 < value < math.inf,
-      f"task {spec!r}: {weight!r} is no positive number; write a mixture as 0.6 * countdown + "
+      f"task {spec!r}: {weight.strip()!r} is no positive number; a mixture is 0.6 * countdown + "
       "0.4 * chain_sum.",
     )
-    found.append((value, name.strip() if times else part))
+    found.append((value, name.strip()))
   return found
 
 

@@ -36,8 +36,8 @@ _FORMS = (
 )
 
 
-def load_task(spec: str) -> Task:
-  """The task called `spec`.
+def load_task(spec: str, inner: Callable[[str], Task] | None = None) -> Task:
+  """The task called `spec`; `inner` finds the tasks that others are made of, by default as this.
 
   Args:
     spec: a name in BUILT_IN; `reasoning_gym:DATASET` for any dataset of reasoning-gym;
@@ -53,7 +53,7 @@ def load_task(spec: str) -> Task:
   """
   parts = split_mixture(spec)
   if len(parts) > 1:
-    return mixed(spec, [(weight, load_task(name)) for weight, name in parts])
+    return mixed(spec, [(weight, (inner or load_task)(name)) for weight, name in parts])
   built_in, settings = split_settings(spec) if _is_built_in(spec) else ("", {})
   if built_in:
     return make(spec, BUILT_IN[built_in], settings)
@@ -67,7 +67,7 @@ def load_task(spec: str) -> Task:
   if module_name == "code":
     return load_code(attribute)
   if module_name == "chosen":
-    return load_chosen(attribute, load_task)
+    return load_chosen(attribute, inner or load_task)
   if module_name == "prompts":
     return load_prompts(attribute)
   if module_name == "isolated":

@@ -12,7 +12,7 @@ class PeriodicEvaluation:
 
   every: int = 0  # steps; 0: never
   benchmark: str = ""  # a task, a file, a dataset; "": the held-out problems of the job's own task
-  problems: int = 128
+  problems: int = 128  # at most, if a file has fewer
   samples: int = 8  # per problem, at a temperature above 0
   temperatures: tuple[float, ...] = (0.0, 1.0)  # 0: greedy, one sample
   max_new: int = 0  # tokens of an answer at most; 0: as many as a rollout's

@@ -31,6 +31,7 @@ class Subject:
   def figures(self) -> list[Figure]:
     """Its own: rates, and the effects of its branches."""
     own = measures.levels(self.stage, self.evaluation, self.counts)
+    own += [f for f in self.evaluation.figures(self.stage) if f["metric"] == "unjudged"]
     return own + effects(self.stage, self.evaluation, self.branches)
 
   def over(self, base: "Subject") -> list[Figure]:

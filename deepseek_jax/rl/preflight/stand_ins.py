@@ -74,7 +74,7 @@ class Unjudged:
 
   def score(self, problem: Problem, text: str) -> Score:
     """Nothing is right."""
-    return Score(correct=0.0, format=0.0, language=0.0)
+    return Score(correct=0.0, format=0.0, language=0.0, said=0.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -142,7 +142,7 @@ def test_max_new_is_of_all_turns_together(tokenizer, max_new):
   assert len(one.said) % 2, "a reply that cannot be answered is not put"
 
 
-def test_the_room_is_of_everything(tokenizer):
+def test_the_room_is_of_everything(tokenizer, capsys):
   on = [*letters(tokenizer, "ab"), EOT]
   reply = tokenizer.encode("<user>the?<|eot_id|><assistant>")
   prompt = len(ask(tokenizer, "the?", "turns").tokens)
@@ -151,6 +151,8 @@ def test_the_room_is_of_everything(tokenizer):
     _, _, [one] = talk(tokenizer, Reciter([on], [on]), turns=2, room=room)
     assert len(one) <= room and one.truncated == (room < whole)
     assert len(one.replies) == (room > whole - 3)
+    told = capsys.readouterr().err
+    assert ("1 of 1 replies" in told and f"in the {room} tokens" in told) == (not one.replies)
 
 
 def test_no_turns_key_is_a_tokens_key():

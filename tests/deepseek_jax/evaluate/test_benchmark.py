@@ -58,6 +58,42 @@ def test_a_split_is_named_behind_a_mark(tmp_path):
     open_task(f"{data}#none")
 
 
+def chosen(tmp_path, path, indices):
+  """A file of problems that were chosen of those in `path`."""
+  task, rows = open_task(str(path)), []
+  for i in indices:
+    p = task.sample("train", i, 0)
+    told = {"key": p.key, "prompt": p.prompt, "answer": p.answer}
+    rows.append({"task": str(path), "seed": 0, "index": i, **told})
+  kept = tmp_path / "kept.jsonl"
+  kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  return kept
+
+
+def test_what_was_chosen_of_a_file_is_found_again_until_the_file_changes(tmp_path):
+  path = write(tmp_path / "sums.jsonl", 30)
+  kept = chosen(tmp_path, path, [1, 4])
+  task = open_task(f"chosen:{kept}")
+  assert {p.prompt for p in task.problems} == {
+    open_task(str(path)).sample("train", i, 0).prompt for i in (1, 4)
+  }
+  path.write_text(path.read_text().replace('"answer": ', '"answer": 1'))
+  with pytest.raises(ConfigError, match="another problem now"):
+    open_task(f"chosen:{kept}")
+
+
+def test_files_and_what_was_chosen_are_parts_of_mixtures(tmp_path):
+  path = write(tmp_path / "sums.jsonl", 30)
+  kept = chosen(tmp_path, path, [0, 1, 2])
+  for part in (str(path), f"chosen:{kept}"):
+    mixture = open_task(f"0.5 * {part} + 0.5*countdown")
+    problems = [mixture.sample("train", i, 0) for i in range(30)]
+    assert len({p.task for p in problems}) == 2
+    said = [f"<answer>{p.answer}</answer>" for p in problems]
+    right = [s.correct for s in mixture.score_each(problems, said)]
+    assert right == [float(p.task == "sums") for p in problems]
+
+
 def test_a_directory_does_not_take_a_tasks_name(tmp_path, monkeypatch):
   (tmp_path / "mini").mkdir()
   monkeypatch.chdir(tmp_path)

@@ -41,7 +41,7 @@ def test_what_is_said_in_whatever_form_counts_where_the_task_judges_that(complet
   items = [complete(correct=0.0, form=0.0, said=said) for said in (1.0, 0.0)]
   got = rewards(items, 2, RewardConfig(said=0.5), longest=8)
   np.testing.assert_allclose(got.total_BJ, [[0.5, 0.0]])
-  with pytest.raises(ConfigError, match="reward.said is above 0, but the task 't' does not judge"):
+  with pytest.raises(ConfigError, match="reward.said is in use, but the task 't' does not judge"):
     rewards([complete(), complete()], 2, RewardConfig(said=0.5), longest=8)
 
 

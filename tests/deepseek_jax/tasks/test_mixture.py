@@ -6,6 +6,8 @@ import json
 import pytest
 
 from deepseek_jax.config import ConfigError
+from deepseek_jax.rl.learned_reward import require_tasks
+from deepseek_jax.rl.reward_parts import LearnedConfig
 from deepseek_jax.tasks.mixture import Mixture, split_mixture
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.tasks.task import Problem, Score
@@ -96,3 +98,12 @@ def test_files_without_questions_are_refused(tmp_path, text, told):
     load_task(f"prompts:{tmp_path / 'q.jsonl'}")
   with pytest.raises(ConfigError, match="cannot be read"):
     load_task("prompts:nowhere.jsonl")
+
+
+def test_questions_that_nothing_judges_are_refused(tmp_path):
+  file = tmp_path / "asked.jsonl"
+  file.write_text('{"prompt": "Hello?"}\n{"prompt": "Who?"}\n{"prompt": "Why?"}\n')
+  for spec in (f"prompts:{file}", f"countdown + prompts:{file}"):
+    with pytest.raises(ConfigError, match="nothing judges the answers to prompts:"):
+      require_tasks(LearnedConfig(), load_task(spec))
+  require_tasks(LearnedConfig(), load_task("countdown"))

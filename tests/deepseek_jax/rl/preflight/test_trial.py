@@ -15,7 +15,9 @@ from deepseek_jax.rl.advantages import AdvantageConfig
 from deepseek_jax.rl.grpo_job import GRPOJob
 from deepseek_jax.rl.preflight import headroom, samples, verdict
 from deepseek_jax.rl.preflight.samples import turn_finding
+from deepseek_jax.rl.preflight.stand_ins import Unjudged
 from deepseek_jax.rl.preflight.trial import try_job
+from deepseek_jax.rl.rewards import SCORED
 from deepseek_jax.rl.rollout import RolloutConfig, roll_out
 from deepseek_jax.rl.trainer import RLConfig
 from deepseek_jax.sharding import MeshConfig
@@ -206,3 +208,8 @@ def test_a_task_that_answers_is_tried_in_turns():
   assert finding.values["reply_tokens"] == pytest.approx(2 * trial.replies_PJ.mean())
   with pytest.raises(ConfigError, match="rl.rollout.turns is 1; set it to the most turns"):
     try_job(dataclasses.replace(job, rl=JOB.rl))
+
+
+def test_what_stands_in_for_a_task_lacks_no_figure_that_may_be_weighed():
+  score = Unjudged("x").score(Unjudged("x").sample("train", 0, 0), "")
+  assert all(getattr(score, name) == 0 for name in SCORED)

@@ -56,6 +56,12 @@ def _preflight() -> None:
   out, keep = _file("preflight_out"), _file("preflight_keep")
   where = local_path(workdir) if workdir else None
   job = grpo_job(config)
+  names = [part.partition("*")[2] or part for part in job.task.split(" + ")]
+  files = {local_path(name.strip().removeprefix("chosen:")).absolute() for name in names}
+  require(
+    keep is None or keep.absolute() not in files,
+    f"--preflight_keep {keep} is a file that config.task names; name another.",
+  )
   found = verdict.judge(job, FLAGS.preflight_prompts, where)
   print(found.text())
   if out is not None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from deepseek_jax.config import require
 from deepseek_jax.evaluate import mathematics
 from deepseek_jax.evaluate.file_benchmark import FileBenchmark, load_file_benchmark
 from deepseek_jax.paths import local_path
@@ -28,6 +29,10 @@ def open_task(name: str) -> Task:
   `NAME#SPLIT`, `NAME#CONFIGURATION/SPLIT`.
   """
   place, _, split = (name, "", "") if local_path(name).exists() else name.partition("#")
+  require(
+    not split or not local_path(place).is_file(),
+    f"task {name!r}: {place} is a file, which has no splits; leave #{split} out.",
+  )
   task = open_benchmark(place, None, split or "train")
   return dataclasses.replace(task, divided=True) if isinstance(task, FileBenchmark) else task
 

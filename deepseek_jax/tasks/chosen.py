@@ -42,7 +42,7 @@ class Chosen:
     """See `Task.sample`; a chosen problem is in the language it was drawn in."""
     if split == "heldout" and not self.undivided:
       return self.task.sample(split, index, seed, language)
-    return in_rounds(self.problems, self.name, split, index, seed)
+    return in_rounds(self.problems, "chosen", split, index, seed)  # wherever the file lies
 
   def score(self, problem: Problem, text: str) -> Score:
     """See `Task.score`."""
@@ -90,6 +90,11 @@ def load_chosen(name: str, load: Callable[[str], Task]) -> Chosen:
   require(bool(rows), f"{file} names no problem; choose again, from another task or model.")
   specs = sorted({row["task"] for row in rows})
   require(len(specs) == 1, f"{file} names problems of several tasks: {', '.join(specs)}.")
+  inner = specs[0].removeprefix("chosen:")
+  require(
+    inner == specs[0] or _file(inner).absolute() != file.absolute(),
+    f"{file} names problems of itself; choose again, into another file.",
+  )
   task = load(specs[0])
   problems = []
   for number, row in enumerate(rows, start=1):

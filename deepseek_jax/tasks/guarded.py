@@ -12,10 +12,12 @@ one of those holds, `Guarded.policy`, and the model has to know it.
 import dataclasses
 import itertools
 
+from deepseek_jax.config import require
 from deepseek_jax.tasks.chain_sum import ChainSum
 from deepseek_jax.tasks.holdout import split_of
 from deepseek_jax.tasks.languages import language_share, word
 from deepseek_jax.tasks.response import parse_response, thought_of
+from deepseek_jax.tasks.settings import check_range
 from deepseek_jax.tasks.task import Problem, Score, Split, stream
 
 NAME = "guarded"
@@ -47,6 +49,15 @@ class Guarded:
   written: bool = False
   min_terms: int = 3
   max_terms: int = 4
+
+  def __post_init__(self) -> None:
+    check_range(NAME, min_terms=self.min_terms, max_terms=self.max_terms)
+    known = self.private in (None, *_PAIRS, *(pair[::-1] for pair in _PAIRS))
+    require(
+      known and (self.private is not None or self.written),
+      f"task {NAME} has private={self.private!r}, written={self.written!r}; give two different "
+      "digits from 1 to 9, or None with written=True.",
+    )
 
   @property
   def name(self) -> str:

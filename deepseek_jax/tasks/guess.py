@@ -31,10 +31,11 @@ class Guess:
   largest: int = _LARGEST
 
   def __post_init__(self) -> None:
+    whole = type(self.numbers) is type(self.largest) is int
     require(
-      1 < self.numbers <= self.largest <= _LARGEST,
-      f"guess hides one of {self.numbers} numbers up to {self.largest}; give at least 2, and no "
-      f"number above {_LARGEST}.",
+      whole and 1 < self.numbers <= self.largest <= _LARGEST,
+      f"task guess hides one of {self.numbers} numbers up to {self.largest}; give at least 2, and "
+      f"no number above {_LARGEST}.",
     )
 
   @property

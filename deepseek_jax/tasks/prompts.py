@@ -36,7 +36,7 @@ class Prompts:
     """See `Task.sample`: each question once, in an order of the seed's, then in another."""
     problems = self._splits[split]
     require(bool(problems), f"{self.file} has no questions for the {split} split; add some.")
-    return in_rounds(problems, self.name, split, index, seed)
+    return in_rounds(problems, "prompts", split, index, seed)  # wherever the file lies
 
   def score(self, problem: Problem, text: str) -> Score:
     """Form and language; that it is right is not for a rule to say."""

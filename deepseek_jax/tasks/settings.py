@@ -41,6 +41,8 @@ def make(spec: str, kind: Any, settings: dict[str, Any]) -> Any:
   given = {n: tuple(v) if isinstance(v, list) else v for n, v in settings.items()}
   try:
     return kind(**given)
+  except ConfigError:
+    raise
   except (TypeError, ValueError) as error:
     raise ConfigError(f"task {spec!r}: {error}.") from error
 

@@ -205,6 +205,10 @@ def test_a_preflight_that_finds_red_ends_with_status_1(tmp_path, cache, base):
   [
     (["--preflight_prompts=4"], "--preflight_prompts is for --preflight"),
     (["--preflight", "--preflight_out=/absent/file"], "/absent/file lies in no directory"),
+    (
+      ["--preflight", "--preflight_keep=pyproject.toml", "--config.task=chosen:pyproject.toml"],
+      "is a file that config.task names; name another",
+    ),
     (["--preflight", "--preflight_prompts=1"], "--preflight_prompts is 1; give at least 2"),
   ],
 )

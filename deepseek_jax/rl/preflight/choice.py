@@ -26,7 +26,10 @@ def chosen_rows(job: GRPOJob, trial: Trial) -> list[dict[str, Any]]:
   task, rows = open_task(job.task), []
   drawn = len(trial.problems) + trial.left_out
   for index in range(drawn):
-    problem = task.sample("train", index, job.seed)
+    try:
+      problem = task.sample("train", index, job.seed)
+    except IndexError:  # the task has no more, and began anew
+      break
     solved_N = shares.pop(problem.key, [])
     share = sum(solved_N) / len(solved_N) if solved_N else -1.0
     if not LOW <= share <= HIGH:

@@ -54,6 +54,8 @@ def test_a_split_is_named_behind_a_mark(tmp_path):
   write(data / "test.jsonl", 7)
   assert len(open_task(str(data)).problems) == 20
   assert len(open_task(f"{data}#test").problems) == 7
+  with pytest.raises(ConfigError, match="which has no splits; leave #test out"):
+    open_task(f"{data}/train.jsonl#test")
   with pytest.raises(ConfigError, match="none"):
     open_task(f"{data}#none")
 

@@ -29,7 +29,7 @@ def test_every_turn_has_each_chosen_problem_once(file):
   chosen = load_task(f"chosen:{file}")
   wanted = {TASK.sample("train", i, 5).key for i in (1, 4, 9)}
   orders = []
-  for turn in range(20):
+  for turn in range(100):
     keys = [chosen.sample("train", 3 * turn + i, 0).key for i in range(3)]
     assert set(keys) == wanted
     orders.append(tuple(keys))
@@ -76,4 +76,10 @@ def test_a_missing_file_and_several_tasks_are_refused(tmp_path, file):
   other = file.read_text() + file.read_text().replace('"chain_sum"', '"countdown"', 1)
   file.write_text(other)
   with pytest.raises(ConfigError, match="several tasks: chain_sum, countdown"):
+    load_task(f"chosen:{file}")
+
+
+def test_a_choice_of_itself_is_refused(file):
+  write(file, [1], task=f"chosen:{file}")
+  with pytest.raises(ConfigError, match="names problems of itself"):
     load_task(f"chosen:{file}")

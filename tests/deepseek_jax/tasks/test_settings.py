@@ -60,6 +60,13 @@ def test_reasoning_gyms_settings_and_form():
     "arithmetic(kinds='add')",
     "arithmetic(kinds=['divide'])",
     "mini(min_terms=2)",
+    "guess(numbers=3.5)",
+    "guess(numbers='a')",
+    "guarded(private=[3])",
+    "guarded(private=[33, 44])",
+    "guarded(private='ab')",
+    "guarded(private=None)",
+    "guarded(min_terms=9, max_terms=2)",
     "(x=1)",
     "chain_sum(" + "(" * 5000,
   ],
@@ -68,3 +75,4 @@ def test_what_is_no_setting_is_refused_in_one_sentence(spec):
   with pytest.raises(ConfigError) as refused:
     load_task(spec)
   assert str(refused.value).count("\n") == 0 and "task" in str(refused.value)
+  assert not str(refused.value).endswith("..")

@@ -48,3 +48,16 @@ def test_where_what_is_said_is_rewarded_it_is_what_is_solved(tried):
   assert len(chosen_rows(job(reward={"said": 0.5}), trial)) == 5
   with pytest.raises(ConfigError, match="no problem of 10 is solved in 20% to 80%"):
     chosen_rows(job(), trial)
+
+
+def test_a_task_that_ends_gives_what_it_has(tried, monkeypatch):
+  class Ending:
+    """Four problems."""
+
+    def sample(self, split, index, seed, language=None):
+      return [TASK.sample(split, i, seed) for i in range(4)][index]
+
+  monkeypatch.setattr("deepseek_jax.rl.preflight.choice.open_task", lambda name: Ending())
+  problems = tuple(TASK.sample("train", i % 4, 0) for i in range(10))
+  rows = chosen_rows(job(), tried(problems=problems, correct_PJ=solved([0.5] * 10)))
+  assert [row["index"] for row in rows] == [0, 1, 2, 3]

@@ -308,7 +308,7 @@ def draw_problems(task: Task, protocol: Protocol) -> tuple[Problem, ...]:
       return tuple(found.values())
   require(
     False,
-    f"problems is {protocol.problems}, but {protocol.benchmark} has only {len(found)} "
+    f"protocol.problems is {protocol.problems}, but {protocol.benchmark} has only {len(found)} "
     f"distinct problems; ask for that many at most.",
   )
   raise AssertionError

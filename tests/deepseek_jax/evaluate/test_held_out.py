@@ -128,7 +128,7 @@ def test_off_is_off():
     ({"max_new": 60}, 64, "tiny", "exceed the model's context of 64"),
     ({"benchmark": "nowhere"}, 64, "tiny", "task 'nowhere' is unknown"),
     ({"benchmark": "/nowhere.jsonl"}, 64, "tiny", "/nowhere.jsonl"),
-    ({"problems": 10}, 64, "tests.positive_task:Positive", "problems is 10"),
+    ({"problems": 10}, 64, "tests.positive_task:Positive", "protocol.problems is 10"),
   ],
 )
 def test_what_cannot_be_measured_is_refused(fields, context, own, named):

@@ -16,6 +16,7 @@ import optax
 from deepseek_jax.by_name import pinned
 from deepseek_jax.config import require
 from deepseek_jax.data.asking import PLAIN, own_form
+from deepseek_jax.data.config import DataConfig
 from deepseek_jax.data.document import Sample
 from deepseek_jax.data.pipeline import corpus_fingerprint, read_samples
 from deepseek_jax.data.samples import SampleBatches
@@ -43,7 +44,7 @@ def sft_job(values: Mapping[str, Any]) -> PretrainJob:
 def own_template(fields: Mapping[str, Any]) -> str:
   """How the prompts of these fields of `DataConfig` are put: in the tokenizer's own turns, if both
   are there."""
-  asks = fields.get("source") == "problems" or bool(fields.get("prompt_field"))
+  asks = fields.get("source", DataConfig.source) == "problems" or bool(fields.get("prompt_field"))
   asks = asks or is_talk(fields.get("text_field") or "")
   return own_form(open_tokenizer(fields["tokenizer"])) if asks else PLAIN
 

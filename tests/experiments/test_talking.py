@@ -115,6 +115,12 @@ def test_fine_tuning_learns_answers_in_the_models_turns(talker, tmp_path):
   assert set(load_tokenizer(tmp_path / "run" / "tokenizer").stop_ids) == {1, 2}
 
 
+@pytest.mark.parametrize("data", [{}, {"source": "problems"}, {"task": "arithmetic"}])
+def test_problems_are_asked_in_the_models_turns_named_or_by_default(data, talker):
+  values = {"init": str(talker), "data": {"records": 4, **data}, "schedule": {"peak": 1e-3}}
+  assert sft_job(values).data.template == "turns"
+
+
 def test_a_start_reads_its_tokenizer_no_oftener_than_it_must(talker, tmp_path, monkeypatch):
   (tmp_path / "a.jsonl").write_text('{"question": "2 + 2?", "text": "the 4"}\n' * 4)
   source = {"source": "jsonl", "path": str(tmp_path / "a.jsonl"), "prompt_field": "question"}

@@ -137,16 +137,8 @@ class Evaluation:
   def figures(self, stage: str) -> list[Figure]:
     """All figures of this evaluation; pass@k for k = 1 and, from two samples on, all of them."""
     protocol = self.protocol
-    estimates = {"pass@1": estimators.share(self.correct_PJ.mean(axis=1))}
+    estimates = {metric: estimators.share(solved_P) for metric, solved_P in self.solved().items()}
     count = protocol.samples
-    if count > 1 and np.isin(self.correct_PJ, (0, 1)).all():
-      best_P = estimators.pass_at_k(self.correct_PJ, count)
-      estimates[f"pass@{count}"] = estimators.share(best_P)
-    if self.lenient_PJ is not None:
-      estimates["lenient"] = estimators.share(self.lenient_PJ.mean(axis=1))
-      if count > 1:
-        best_P = estimators.pass_at_k(self.lenient_PJ, count)
-        estimates[f"lenient pass@{count}"] = estimators.share(best_P)
     consensus_P = self.consensus_P() if count > 1 else None
     if consensus_P is not None:
       estimates[f"cons@{count}"] = estimators.share(consensus_P)
@@ -166,6 +158,21 @@ class Evaluation:
       figure(stage, protocol.label, metric, estimate, self.correct_PJ.size, protocol.seed)
       for metric, estimate in estimates.items()
     ]
+
+  def solved(self) -> dict[str, np.ndarray]:
+    """How each problem was solved, solved_P in [0, 1], by the metric that is its mean.
+
+    pass@1 and, of two samples or more that are right or wrong, pass@J; both again as `lenient`, in
+    whatever form, where the task can tell.
+    """
+    count, found = self.protocol.samples, {"pass@1": self.correct_PJ.mean(axis=1)}
+    if count > 1 and np.isin(self.correct_PJ, (0, 1)).all():
+      found[f"pass@{count}"] = estimators.pass_at_k(self.correct_PJ, count)
+    if self.lenient_PJ is not None:
+      found["lenient"] = self.lenient_PJ.mean(axis=1)
+      if count > 1:
+        found[f"lenient pass@{count}"] = estimators.pass_at_k(self.lenient_PJ, count)
+    return found
 
   def consensus_P(self) -> np.ndarray | None:
     """Whether each problem's commonest answer is right.

@@ -126,6 +126,8 @@ class EvaluationLog:
   def __init__(self, folder: Path, held_out: HeldOut, engine: Engine, step: int):
     """Goes on behind `step`."""
     self.path, self._held_out, self._engine = folder / FILE, held_out, engine
+    self._events: Path = folder / "tensorboard" / "held_out"
+    self._writer: Any = None
     kept = [record for record in read_metrics(self.path) if record["step"] <= step]
     if self.path.exists():
       write_atomically(self.path, "".join(_line(record) for record in kept))
@@ -148,7 +150,19 @@ class EvaluationLog:
     record = _record(step, evaluations)
     append_line(self.path, _line(record).rstrip("\n"))
     self._done.add((step, tuple(record["solved"])))
+    self._draw(step, record["figures"])
     print(_told(step, record["figures"]), file=sys.stderr, flush=True)
+
+  def _draw(self, step: int, figures: Sequence[Figure]) -> None:
+    """Hands the figures to TensorBoard, beside the curves of training."""
+    if self._writer is None:
+      from tensorboardX import SummaryWriter  # which imports torch where that is installed
+
+      self._writer = SummaryWriter(str(self._events), purge_step=step)
+    for each in figures:
+      protocol = each["benchmark"].rpartition(" #")[0]
+      self._writer.add_scalar(f"{protocol}/{each['metric']}", each["value"], step)
+    self._writer.flush()
 
   def _has(self, step: int) -> bool:
     return (step, tuple(p.label for p in self._held_out.protocols)) in self._done
@@ -165,17 +179,27 @@ def measured_figures(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, Fi
 
 
 def gains(records: Sequence[Mapping[str, Any]]) -> list[Figure]:
-  """pass@1 at the end less that at the beginning, of each protocol, paired over its problems."""
+  """What the end has over the beginning in pass@1, pass@k and both leniently, by protocol.
+
+  Paired over problems. Records of older runs have pass@1 alone.
+  """
   found = []
   for label in dict.fromkeys(label for record in records for label in record["solved"]):
     first, *_, last = 2 * [record for record in records if label in record["solved"]]
     if first["step"] == last["step"]:
       continue
-    after_P, before_P = (np.array(record["solved"][label]) for record in (last, first))
     seed = next(f["seed"] for f in last["figures"] if f["benchmark"] == label)
-    metric, estimate = f"pass@1 over {_stage(first['step'])}", paired_difference(after_P, before_P)
-    found.append(figure(_stage(last["step"]), label, metric, estimate, len(after_P), seed))
+    before, after = _solved(first, label), _solved(last, label)
+    for metric in [metric for metric in after if metric in before]:
+      estimate = paired_difference(np.array(after[metric]), np.array(before[metric]))
+      name, size = f"{metric} over {_stage(first['step'])}", len(after[metric])
+      found.append(figure(_stage(last["step"]), label, name, estimate, size, seed))
   return found
+
+
+def _solved(record: Mapping[str, Any], label: str) -> dict[str, list[float]]:
+  """By metric, what a protocol found of each problem."""
+  return {"pass@1": record["solved"][label], **record.get("besides", {}).get(label, {})}
 
 
 def exhibits(records: Sequence[Mapping[str, Any]]) -> list[Exhibit]:
@@ -191,13 +215,21 @@ def _record(step: int, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
   return {
     "step": step,
     "figures": [each for evaluation in evaluations for each in evaluation.figures(stage)],
-    "solved": {
-      e.protocol.label: np.round(e.correct_PJ.mean(axis=1), 6).tolist() for e in evaluations
+    "solved": {e.protocol.label: _rounded(e.solved()["pass@1"]) for e in evaluations},
+    "besides": {
+      e.protocol.label: {
+        metric: _rounded(values_P) for metric, values_P in e.solved().items() if metric != "pass@1"
+      }
+      for e in evaluations
     },
     "exhibits": [
       dataclasses.asdict(exhibit) for exhibit in choose_exhibits({stage: evaluations[-1]})
     ],
   }
+
+
+def _rounded(values_P: np.ndarray) -> list[float]:
+  return np.round(values_P, 6).tolist()
 
 
 def _stage(step: int) -> str:

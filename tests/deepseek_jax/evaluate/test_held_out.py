@@ -105,6 +105,25 @@ def test_gains_are_of_the_end_over_the_beginning_by_problem():
   assert gain["value"] == pytest.approx(0.25) and gain["ci95"][0] < 0.25 < gain["ci95"][1]
 
 
+def test_gains_are_of_every_measure_that_both_records_have():
+  def record(step, besides):
+    figure = {"benchmark": "b", "seed": 0}
+    return {"step": step, "figures": [figure], "solved": {"b": [0.5, 0.5]}, **besides}
+
+  old = record(0, {})  # of before there was more than pass@1
+  first = record(0, {"besides": {"b": {"lenient": [0.5, 0.5], "pass@2": [1.0, 0.0]}}})
+  last = record(3, {"besides": {"b": {"lenient": [1.0, 0.5]}}})
+  assert [f["metric"] for f in held_out.gains([old, last])] == ["pass@1 over step 0"]
+  found = {f["metric"]: f["value"] for f in held_out.gains([first, last])}
+  assert found == {"pass@1 over step 0": 0.0, "lenient over step 0": pytest.approx(0.25)}
+
+
+def test_figures_are_beside_the_curves_of_training(tmp_path, engine, weights):
+  measured(tmp_path, engine, weights, range(3))
+  events = list((tmp_path / "tensorboard" / "held_out").iterdir())
+  assert len(events) == 1 and b"pass_1" in events[0].read_bytes()
+
+
 def test_a_file_is_measured_strictly_and_leniently(tmp_path, engine, weights):
   path = tmp_path / "sums.jsonl"
   problems = [{"prompt": f"sum {n} {n} ?", "answer": str(2 * n)} for n in range(1, 6)]
@@ -113,7 +132,11 @@ def test_a_file_is_measured_strictly_and_leniently(tmp_path, engine, weights):
   log = EvaluationLog(tmp_path, opened(config, own=None), engine, 0)
   log.measure(0, weights[0])
   (record,) = held_out.read_evaluations(tmp_path)
-  assert {"pass@1", "pass@2", "lenient"} <= {f["metric"] for f in record["figures"]}
+  names = {"pass@1", "pass@2", "lenient", "lenient pass@2"}
+  assert names <= {f["metric"] for f in record["figures"]}
+  assert all({"pass@1", *besides} <= names for besides in record["besides"].values())
+  sampled = list(record["besides"].values())[-1]
+  assert set(sampled) == names - {"pass@1"}
 
 
 def test_off_is_off():

@@ -8,6 +8,7 @@ from deepseek_jax.decode.engine import SlotEngine
 from deepseek_jax.evaluate.held_out import EvaluationLog, open_held_out
 from deepseek_jax.evaluate.job_page import Job
 from deepseek_jax.evaluate.monitor import JobMonitor
+from deepseek_jax.model.adapters import told
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.tasks.registry import load_task
 from deepseek_jax.train.pretrain_job import PretrainJob
@@ -40,4 +41,5 @@ def text_monitor(job: PretrainJob, title: str, engine_batch: int = _BATCH) -> Ma
 def _facts(job: PretrainJob) -> Mapping[str, Any]:
   data = job.data
   learnt = data.path or (data.task if data.source == "problems" else data.source)
-  return {"data": learnt, "start": job.init or "random weights", "seed": job.seed}
+  start = job.init or "random weights"
+  return {"data": learnt, "start": start, "trained": told(job.lora), "seed": job.seed}

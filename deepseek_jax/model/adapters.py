@@ -54,6 +54,13 @@ class LoRAConfig:
     return self.alpha / self.rank
 
 
+def told(config: LoRAConfig | None) -> str:
+  """What a page says is trained."""
+  if config is None:
+    return "all weights"
+  return f"adapters of rank {config.rank} and alpha {config.alpha:g} on {config.targets}"
+
+
 def check_adapters(
   config: LoRAConfig, model: ModelConfig, init: str, bias_speed: tuple[str, float]
 ) -> None:

@@ -19,7 +19,7 @@ from deepseek_jax.evaluate.file_benchmark import FileBenchmark
 from deepseek_jax.evaluate.held_out import EvaluationLog, HeldOut, open_held_out
 from deepseek_jax.evaluate.job_page import Job
 from deepseek_jax.evaluate.monitor import JobMonitor
-from deepseek_jax.model.adapters import LoRAConfig, check_adapters
+from deepseek_jax.model.adapters import LoRAConfig, check_adapters, told
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.rl.learned_reward import open_judge, require_tasks
 from deepseek_jax.rl.rewards import Judge, Transform
@@ -185,6 +185,7 @@ def _facts(job: GRPOJob) -> dict[str, Any]:
   return {
     "task": job.task,
     "start": job.init or "random weights",
+    "trained": told(job.lora),
     "iteration": f"{rollout.prompts} prompts x {rollout.group} samples of {rollout.max_new} tokens",
     "reward": weights,
     "cut off": f"{rollout.advantage.truncated} (advantage.truncated)",

@@ -94,6 +94,7 @@ def test_grpo_that_is_measured_learns_what_it_learns_unmeasured(evaluated, reinf
     assert f"<h2>{heading}</h2>" in page
   assert f"ended after step {ITERATIONS}" in page
   without = (reinforced / "report.html").read_text(encoding="utf-8")
+  assert "all weights" in without
   assert "<h2>Rewards</h2>" in without and "Held-out" not in without
 
 

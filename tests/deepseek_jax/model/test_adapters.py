@@ -30,6 +30,12 @@ def adapted(mini, moved=True, **changes):
   return adapters.adapt(mini.weights, drawn, config.scale)
 
 
+def test_a_page_says_what_is_trained():
+  assert adapters.told(None) == "all weights"
+  told = adapters.told(LoRAConfig(rank=4, alpha=8.0, targets="q,v"))
+  assert told == "adapters of rank 4 and alpha 8 on q,v"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_at_first_it_is_the_base_exactly(kind, mini, run):
   base = mini(kind)

@@ -36,7 +36,7 @@ def r1_config(values: Mapping[str, Any]) -> R1Config:
   for stage in STAGES:
     section = given.get(stage)
     if isinstance(section, Mapping) and "init" in section:
-      given[stage] = _given(section, stage) if section["init"] else _trained(section, stage)
+      given[stage] = _given(section, stage)
   for stage, model in _MADE.items():
     section = given.get(stage)
     made = isinstance(section, Mapping) and "init" not in section
@@ -78,6 +78,10 @@ def _start(section: Mapping[str, Any], stage: str) -> str:
 def _keep(given: dict[str, Any], names: str) -> None:
   """Leaves out the stages that are not named, where some are."""
   wanted = [name.strip() for name in names.split(",") if name.strip()]
+  require(
+    bool(wanted) or not names,
+    f"config.stages is {names!r} and names none; the stages are {', '.join(STAGES)}.",
+  )
   for name in wanted:
     require(
       name in STAGES,
@@ -91,17 +95,12 @@ def _keep(given: dict[str, Any], names: str) -> None:
     given.update({stage: None for stage in STAGES if stage not in wanted})
 
 
-def _trained(section: Mapping[str, Any], stage: str) -> dict[str, Any]:
-  """The section of a stage that is trained, though it has a place for a model."""
-  trained = {name: value for name, value in section.items() if name != "init"}
-  require(
-    bool(trained), f"config.{stage}.init is empty; name a model: --config.{stage}.init=MODEL."
-  )
-  return trained
-
-
 def _given(section: Mapping[str, Any], stage: str) -> dict[str, Any]:
   """The fields of `GivenStage`. Of the architecture, only what holds no weights may be changed."""
+  require(
+    bool(section["init"]),
+    f"config.{stage}.init is empty; name a model: --config.{stage}.init=MODEL.",
+  )
   init = pinned(section["init"])
   own = read_architecture(init)
   model = resolve_model(section.get("model") or {}, init)

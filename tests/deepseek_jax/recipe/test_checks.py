@@ -131,8 +131,19 @@ def test_one_field_replaces_a_stage_of_any_config(tmp_path):
   model = save_model(tmp_path / "m", BYTES, "byte")
   config = r1_config(values(**section("base", init=model)))
   assert config.base.tokenizer == "byte" and config.base.model == BYTES
-  assert r1_config(values(**section("base", init=""))) == r1_config(values())
   assert preset("v3_mini") != config.base.model
+
+
+@pytest.mark.parametrize("init", ["", None])
+def test_an_empty_name_does_not_pre_train_in_silence(init):
+  with pytest.raises(ConfigError, match="config.base.init is empty; name a model"):
+    r1_config(values(**section("base", init=init)))
+
+
+@pytest.mark.parametrize("stages", [",", " , "])
+def test_a_list_of_stages_that_names_none_is_refused(stages):
+  with pytest.raises(ConfigError, match="config.stages is .* and names none"):
+    r1_config(values(stages=stages))
 
 
 def test_a_model_that_is_not_there_is_named():

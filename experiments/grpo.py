@@ -23,7 +23,6 @@ status is 1 if anything is red.
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
@@ -36,7 +35,6 @@ from deepseek_jax.rl.preflight.choice import chosen_rows, lines
 from experiments import program
 
 FLAGS = flags.FLAGS
-_RED = 1  # the status
 
 
 def main() -> None:
@@ -44,8 +42,7 @@ def main() -> None:
   if FLAGS.preflight:
     _preflight()
     return
-  for name in ("preflight_prompts", "preflight_out", "preflight_keep"):
-    require(FLAGS[name].value is None, f"--{name} is for --preflight, which is not given; add it.")
+  program.refuse_preflight_flags()
   config, workdir = program.training_config()
   run_grpo(grpo_job(config), workdir)
 
@@ -53,7 +50,7 @@ def main() -> None:
 def _preflight() -> None:
   """Tries the job of the flags, and ends with the status of what is found."""
   config, workdir = program.training_config(needed=["config"])
-  out, keep = _file("preflight_out"), _file("preflight_keep")
+  out, keep = program.output_file("preflight_out"), program.output_file("preflight_keep")
   where = local_path(workdir) if workdir else None
   job = grpo_job(config)
   names = [part.partition("*")[2] or part for part in job.task.split(" + ")]
@@ -71,25 +68,12 @@ def _preflight() -> None:
     write_text(keep, lines(rows))
     print(f"{len(rows)} problems are in {keep}: --config.task=chosen:{keep}")
   if found.level == "red":
-    sys.exit(_RED)
-
-
-def _file(flag: str) -> Path | None:
-  """The file of a flag, if it is given; refused before minutes are spent on what it is to hold."""
-  given = FLAGS[flag].value
-  if not given:
-    return None
-  path = local_path(given)
-  require(not path.is_dir(), f"--{flag} {path} is a directory; name a file.")
-  require(path.parent.is_dir(), f"--{flag} {path} lies in no directory; make it first.")
-  return path
+    sys.exit(program.RED)
 
 
 if __name__ == "__main__":
   program.training_flags()
-  flags.DEFINE_bool("preflight", False, "Train nothing; say what would go wrong, and end.")
-  flags.DEFINE_integer("preflight_prompts", None, "Problems to try; by default two iterations'.")
-  flags.DEFINE_string("preflight_out", None, "A file for the preflight's figures, as JSON.")
+  program.preflight_flags()
   flags.DEFINE_string("preflight_keep", None, "A file for the problems that teach the most.")
   program.verifier_flags()
   program.run(main)

@@ -11,6 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,12 +19,14 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from deepseek_jax import compilation
-from deepseek_jax.config import ConfigError
+from deepseek_jax.config import ConfigError, require
+from deepseek_jax.paths import local_path
 from deepseek_jax.tasks.code.sandbox import allow_unsafe_execution
 from deepseek_jax.train.checkpoint import disk_is_full
 from deepseek_jax.train.loop import Terminated, TrainingDiverged
 
 DIVERGED, BAD_INPUT, TERMINATED = 1, 2, 143
+RED = 1  # a preflight's
 _EXAMPLES = {"config": "configs/NAME.py", "workdir": "DIR"}
 flags.DEFINE_string(
   "compilation_cache",
@@ -50,6 +53,33 @@ def verifier_flags() -> None:
     "Run a model's programs (task code:FILE.jsonl) unconfined where there is no sandbox for them: "
     "they can do whatever this user can.",
   )
+
+
+def preflight_flags() -> None:
+  """Defines --preflight, and what goes with it."""
+  flags.DEFINE_bool("preflight", False, "Train nothing; say what would go wrong, and end.")
+  flags.DEFINE_integer("preflight_prompts", None, "Problems to try; by default two iterations'.")
+  flags.DEFINE_string("preflight_out", None, "A file for the preflight's figures, as JSON.")
+
+
+def refuse_preflight_flags() -> None:
+  """ConfigError where one is given without --preflight."""
+  for name in flags.FLAGS:
+    require(
+      not name.startswith("preflight_") or flags.FLAGS[name].value is None,
+      f"--{name} is for --preflight, which is not given; add it.",
+    )
+
+
+def output_file(flag: str) -> Path | None:
+  """The file of a flag, if it is given; refused before minutes are spent on what it is to hold."""
+  given = flags.FLAGS[flag].value
+  if not given:
+    return None
+  path = local_path(given)
+  require(not path.is_dir(), f"--{flag} {path} is a directory; name a file.")
+  require(path.parent.is_dir(), f"--{flag} {path} lies in no directory; make it first.")
+  return path
 
 
 def training_config(needed: Sequence[str] = ("config", "workdir")) -> tuple[dict, str]:

@@ -21,6 +21,7 @@ class Origin:
 
   model: ModelConfig
   tokenizer: Tokenizer
+  tokenizer_name: str  # as a config names it
   field: str  # of the config that says so
   form: str  # of `asking.ask`, in which the stage's model is asked
 
@@ -65,7 +66,7 @@ def _first(config: R1Config, node: Node) -> Origin:
     f"config.{field} has a vocabulary of {model.vocab}, but the tokenizer {name!r} has "
     f"{tokenizer.vocab_size} ids; make that of the model at least as large.",
   )
-  return Origin(model, tokenizer, field, own_form(tokenizer))
+  return Origin(model, tokenizer, name, field, own_form(tokenizer))
 
 
 _opened = functools.cache(open_tokenizer)

@@ -51,13 +51,12 @@ class Workdir:
 
   def __init__(self, path: str | Path, config: Any, free: Sequence[str] = FREE_FIELDS):
     self.path = local_path(path).absolute()
-    given = _plain(config if isinstance(config, Mapping) else to_dict(config))
-    _check(self.path, config, given, free)
+    given = check_workdir(self.path, config, free)
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       self._lock = _locked(self.path)
       try:
-        _check(self.path, config, given, free)  # for who had the lock may have made it theirs
+        check_workdir(self.path, config, free)  # for who had the lock may have made it theirs
         write_atomically(self.path / "config.json", json.dumps(given, indent=2) + "\n")
       except BaseException:
         self.close()
@@ -162,8 +161,12 @@ def _plain(values: Any) -> Any:
   return json.loads(json.dumps(values))
 
 
-def _check(path: Path, config: Any, given: dict[str, Any], free: Sequence[str]) -> None:
-  """ConfigError where a directory is no workdir, or that of another configuration."""
+def check_workdir(path: Path, config: Any, free: Sequence[str] = FREE_FIELDS) -> dict[str, Any]:
+  """The configuration as JSON has it; nothing is claimed or written.
+
+  ConfigError where a directory is no workdir, or that of another configuration.
+  """
+  given = _plain(config if isinstance(config, Mapping) else to_dict(config))
   if (path / "config.json").exists():
     old = read_config(path)
     require(
@@ -174,7 +177,7 @@ def _check(path: Path, config: Any, given: dict[str, Any], free: Sequence[str]) 
     if old != given:
       old = old if isinstance(config, Mapping) else _plain(completed(old, config))
       _compare(path, dict(_flatten(old)), dict(_flatten(given)), free)
-    return
+    return given
   require(
     not path.exists() or path.is_dir(), f"--workdir {path} is a file; name a directory for it."
   )
@@ -182,6 +185,7 @@ def _check(path: Path, config: Any, given: dict[str, Any], free: Sequence[str]) 
     not (path / "checkpoints").exists(),
     f"{path} has checkpoints but no config.json; name another --workdir.",
   )
+  return given
 
 
 def _is_a_runs(old: Any, config: Mapping[str, Any]) -> bool:

@@ -61,6 +61,11 @@ class Headroom:
     """The more of both."""
     return max(self.updating, self.sampling)
 
+  @property
+  def suffices(self) -> bool:
+    """Whether that fits into what is available, as far as that is known."""
+    return self.available is None or self.peak <= self.available
+
 
 class CompiledUpdate:
   """An update step that was compiled before there is a state; called like `grpo.make_step`'s.

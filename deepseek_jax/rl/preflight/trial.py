@@ -43,6 +43,7 @@ from deepseek_jax.train.loop import Feed, Position
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.start import first_state, open_tokenizer
 from deepseek_jax.train.state import TrainState, abstract_state, init_state
+from deepseek_jax.types import Weights
 
 _UPDATED = 2  # rollouts that are learnt from: one after which the heap has settled, and one more
 
@@ -83,10 +84,13 @@ class Trial:
   reply_tokens_PJ: np.ndarray | None = None
 
 
-def try_job(job: GRPOJob, problems: int | None = None) -> tuple[Headroom, Trial | None]:
+def try_job(
+  job: GRPOJob, problems: int | None = None, weights: Weights | None = None, sample: bool = True
+) -> tuple[Headroom, Trial | None]:
   """Measures a job on `problems` problems, by default those of two iterations.
 
-  Without a Trial where the memory does not suffice, for it would end the process.
+  It begins with `weights`, or else as the job says. Without a Trial where the memory does not
+  suffice, for it would end the process, and where nothing is to be sampled.
 
   Raises:
     ConfigError: as the job itself would.
@@ -113,9 +117,9 @@ def try_job(job: GRPOJob, problems: int | None = None) -> tuple[Headroom, Trial 
   _say("compiling an update, to see the memory it needs")
   update = _compiled(stage, model, abstract)
   headroom = measure_headroom(model, abstract, update, job.rl.rollout, job.engine_batch)
-  if headroom.available is not None and headroom.peak > headroom.available:
+  if not sample or not headroom.suffices:
     return headroom, None
-  state = state or first_state(model, tx, job.seed, job.init, reference=with_reference)
+  state = state or first_state(model, tx, job.seed, job.init, weights, reference=with_reference)
   return headroom, _trial(dataclasses.replace(stage, update=update), state, problems, update)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -22,6 +23,7 @@ from deepseek_jax.rl.preflight.machine import (
 from deepseek_jax.rl.preflight.proposals import Proposal, propose
 from deepseek_jax.rl.preflight.samples import rounds_drawn, sample_findings
 from deepseek_jax.rl.preflight.trial import Trial, try_job
+from deepseek_jax.types import Weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Verdict:
   title: str
   findings: tuple[Finding, ...]
   proposals: tuple[Proposal, ...]
-  complete: bool  # False: the memory did not suffice to try it
+  untried: str = ""  # why nothing but the memory was looked at; "" where it was tried
   trial: Trial | None = None  # what was measured, where it did
 
   @property
@@ -42,8 +44,8 @@ class Verdict:
   def text(self) -> str:
     """For people to read."""
     lines = [self.title, *(f"  {finding.line}" for finding in self.findings)]
-    if not self.complete:
-      lines.append("nothing else was tried, for the memory would not suffice for it")
+    if self.untried:
+      lines.append(f"nothing else was tried, for {self.untried}")
     if self.proposals:
       lines += ["proposals", *(f"  {proposal.line}" for proposal in self.proposals)]
     counts = {level: sum(f.level == level for f in self.findings) for level in reversed(LEVELS)}
@@ -52,23 +54,38 @@ class Verdict:
 
   def json(self) -> str:
     """For programs to read; a number that is not finite is null."""
-    whole = {
+    return as_json(self.record())
+
+  def record(self) -> dict[str, Any]:
+    """What `json` writes."""
+    return {
       "title": self.title,
       "level": self.level,
-      "complete": self.complete,
+      "complete": not self.untried,
       "findings": [dataclasses.asdict(finding) for finding in self.findings],
       "proposals": [proposal.as_json() for proposal in self.proposals],
     }
-    text = json.dumps(finite(whole), indent=1, ensure_ascii=False, allow_nan=False, default=float)
-    return f"{text}\n"
 
 
-def judge(job: GRPOJob, problems: int | None = None, workdir: Path | None = None) -> Verdict:
+def as_json(found: Any) -> str:
+  """Records of verdicts as JSON, where a number that is not finite is null."""
+  text = json.dumps(finite(found), indent=1, ensure_ascii=False, allow_nan=False, default=float)
+  return f"{text}\n"
+
+
+def judge(
+  job: GRPOJob,
+  problems: int | None = None,
+  workdir: Path | None = None,
+  weights: Weights | None = None,
+  absent: str = "",
+) -> Verdict:
   """Tries a job (see `try_job`, whose errors it has) and says what was found.
 
-  `workdir` is where the run would be kept; it is only looked at.
+  `workdir` is where the run would be kept; it is only looked at. It begins with `weights`, or else
+  as the job says; where `absent` says why its start is not there yet, only memory is looked at.
   """
-  headroom, trial = try_job(job, problems)
+  headroom, trial = try_job(job, problems, weights, sample=not absent)
   rollout = job.rl.rollout
   title = (
     f"preflight of {job.train.steps} iterations of {rollout.prompts} prompts x {rollout.group} "
@@ -77,11 +94,12 @@ def judge(job: GRPOJob, problems: int | None = None, workdir: Path | None = None
   if trial is not None:
     tried, group = trial.correct_PJ.shape
     title += f"; tried on {tried} problems x {group} samples at temperature {rollout.temperature:g}"
+  untried = absent if headroom.suffices else "the memory would not suffice for it"
   return Verdict(
     title=title,
     findings=tuple(find(job, headroom, trial, workdir)),
     proposals=tuple(propose(trial, rollout, job.model.max_context)) if trial else (),
-    complete=trial is not None,
+    untried=untried,
     trial=trial,
   )
 

@@ -10,7 +10,6 @@ import pytest
 
 from deepseek_jax.train.checkpoint import load_weights
 from deepseek_jax.train.metrics import read_metrics
-from experiments import lora_study
 from experiments.program import BAD_INPUT
 from tests import killing
 from tests.deepseek_jax.train.adapted import MODELS, write_base
@@ -97,25 +96,3 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, cache, base, mor
   last = errors.strip().splitlines()[-1]
   assert told in last and last.endswith(".")
   assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-  ("values", "mean"), [([1, 0, 0, 0, 0, 0, 2, 4], 3), ([5, 7], 7), ([3], 3), ([0, 0, 0, 9], 9)]
-)
-def test_a_study_chooses_by_the_last_quarter(values, mean):
-  assert lora_study.last_quarter(values) == mean
-
-
-@pytest.mark.slow
-def test_a_study_sets_both_beside_the_base(tmp_path, cache, base):
-  arguments = [
-    *grpo(tmp_path, base)[:-1], "--config.train.steps=1", "--problems=4", "--samples=2",
-    "--rates=1e-2,1e-3", "--full_rates=1e-3", "--config.task=mini",
-  ]  # fmt: skip
-  killing.run("experiments.lora_study", arguments, cache)
-  found = json.loads((tmp_path / "results.json").read_text())
-  assert list(found) == ["base", "adapters", "all weights"]
-  assert 0 < found["adapters"]["trained"] < found["all weights"]["trained"]
-  for name in ("adapters", "all weights"):
-    low, high = found[name]["gain_ci95"]
-    assert low <= found[name]["gain"] <= high

@@ -1,0 +1,35 @@
+"""A reward model in the verifier's place, as `experiments.grpo_study` sets it beside its absence.
+
+Reproduces: nothing; R1's last stage has such a reward for prompts that no rule judges (2501.12948).
+  Here a verifier could, and says in the end what the learned reward was worth. Hardware: two CPU
+  cores.
+Command: python -m experiments.reward_model --config=configs/reward_mini.py --workdir=runs/reward
+         python -m experiments.grpo_study --config=configs/learned_mini.py --workdir=runs/learned
+         --config.init=runs/mini --config.rl.rollout.reward.learned.model=runs/reward
+         --against=rl.rollout.reward.learned.weight=0,rl.rollout.reward.learned.model= --seeds=0,1
+         with runs/mini as configs/lora_mini.py makes it
+Result: not run.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+  """The form is rewarded by rule, the answer by the reward model alone."""
+  return base.grpo(
+    train={"steps": 24, "checkpoint_every": 8},
+    rl={
+      "rollout": {
+        "prompts": 32,
+        "group": 8,
+        "max_new": 128,
+        "width": 144,
+        "updates": 2,
+        "reward": {"correct": 0.0, "format": 0.1, "learned": {"weight": 0.5}},
+      },
+      "peak": 2e-4,
+      "warmup": 2,
+    },
+  )

@@ -9,6 +9,7 @@ from deepseek_jax.evaluate import charts, page
 from deepseek_jax.evaluate.evaluation import Evaluation
 from deepseek_jax.evaluate.figures import Figure, by_benchmark, format_figure, grid, stage_order
 from deepseek_jax.evaluate.results import write_text
+from deepseek_jax.evaluate.sample_browser import Samples, sample_sections
 
 _PANELS = ("length", "reflection_words", "waits", "with_check", "language_share", "truncated")
 
@@ -33,6 +34,7 @@ class Report:
   curves: Mapping[str, str] = dataclasses.field(default_factory=dict)  # SVG by stage
   exhibits: Sequence[Exhibit] = ()
   ledger: Sequence[Mapping[str, Any]] = ()  # rows of one table, e.g. cost by stage
+  samples: Mapping[str, Samples] = dataclasses.field(default_factory=dict)  # said in RL, by stage
 
 
 def choose_exhibits(evaluations: Mapping[str, Evaluation], count: int = 4) -> list[Exhibit]:
@@ -68,6 +70,7 @@ def render(report: Report) -> str:
       _figures(report.figures),
       _curves(report.curves),
       exhibit_table(report.exhibits),
+      *(sample_sections(s, f"Samples of {name}") for name, s in report.samples.items()),
       _ledger(report.ledger),
     ],
   )

@@ -12,7 +12,7 @@ _PROMPT, _HEAD, _TAIL = 1000, 1500, 700  # letters shown; of a long text its beg
 Samples = Sequence[Mapping[str, Any]]
 
 
-def sample_sections(samples: Samples) -> str:
+def sample_sections(samples: Samples, title: str = "Samples") -> str:
   """The same prompts before and after, then the first iteration's samples, and the last one's.
 
   Each sample has its prompt, its text, the parts of its reward, what was learnt from and its
@@ -21,7 +21,7 @@ def sample_sections(samples: Samples) -> str:
   if not samples:
     return ""
   first, last = samples[0]["step"], samples[-1]["step"]
-  sections = ["<h2>Samples</h2>", f"<p>{_NOTE}</p>"]
+  sections = [f"<h2>{page.text(title)}</h2>", f"<p>{_NOTE}</p>"]
   for prompt, before, after in asked_again(samples):
     pair = _sample(before, prompt=False) + _sample(after, prompt=False)
     sections.append(f"<h3>Before and after</h3><pre>{page.text(clipped(prompt, _PROMPT))}</pre>")

@@ -47,6 +47,11 @@ def read_record(path: Path) -> Record:
     raise ConfigError(f"{path} cannot be read ({error}); delete it to redo the stage.") from error
 
 
+def rollouts(directory: Path, stage: str) -> Path:
+  """The file of what was said while a stage was reinforced; there is none of other stages."""
+  return directory / "rollouts" / stage / "samples.jsonl"
+
+
 def make_record(stage: str, evaluations: list[Evaluation], entry: dict[str, Any]) -> Record:
   """The record of a stage just evaluated; its thoughts are those of the last protocol."""
   solved = {e.protocol.label: np.round(e.correct_PJ.mean(axis=1), 6).tolist() for e in evaluations}

@@ -8,6 +8,8 @@ from deepseek_jax.recipe.config import ReinforceStage
 from deepseek_jax.recipe.course import Course
 from deepseek_jax.recipe.machinery import Machinery
 from deepseek_jax.rl.learned_reward import open_judge
+from deepseek_jax.rl.rollout import Rollout
+from deepseek_jax.rl.samples import SampleLog
 from deepseek_jax.rl.trainer import Reinforcement
 from deepseek_jax.tasks.task import Task
 from deepseek_jax.train.loop import Feed, Position
@@ -21,8 +23,15 @@ def reinforcement(
   task: Task,
   seed: int,
   clock: Clock,
+  samples: SampleLog,
+  log_every: int,
 ) -> Course:
-  """Rollouts and updates, told apart by the clock."""
+  """Rollouts and updates, told apart by the clock; of every logged one some samples are kept."""
+
+  def observe(iteration: int, rollout: Rollout) -> None:
+    step = iteration + 1
+    samples.observe(step, rollout, step % log_every == 0 or step == stage.iterations)
+
   job = Reinforcement(
     update=machinery.policy_step,
     score=machinery.score,
@@ -34,6 +43,7 @@ def reinforcement(
     seed=seed,
     mesh=machinery.mesh,
     judge=open_judge(stage.rl.rollout),
+    observe=observe,
   )
 
   def feed(position: Position, state: TrainState) -> Feed:

@@ -2,6 +2,7 @@
 
   W/checkpoints/STAGE/   the stage's checkpoints; none of a model from outside
   W/samples/STAGE.jsonl  what was sampled for a stage that learns from another
+  W/rollouts/STAGE/      what was said and earned while it was reinforced
   W/stages/STAGE.json    its record, written last; once its curves are drawn, they are beside it
   W/metrics.jsonl        all stages' steps, each with its stage
 
@@ -37,10 +38,11 @@ from deepseek_jax.recipe.machinery import Machinery
 from deepseek_jax.recipe.measuring import measured, protocol_of
 from deepseek_jax.recipe.origins import origins
 from deepseek_jax.recipe.pretraining import pretraining
-from deepseek_jax.recipe.record import Record, make_record, read_record
+from deepseek_jax.recipe.record import Record, make_record, read_record, rollouts
 from deepseek_jax.recipe.reinforcement import reinforcement
 from deepseek_jax.recipe.tuning import tuning
 from deepseek_jax.rl.rejection import Selection, rejection_sample
+from deepseek_jax.rl.samples import SampleLog, SamplesConfig
 from deepseek_jax.tasks.task import Task
 from deepseek_jax.train.checkpoint import Checkpointer, load_weights
 from deepseek_jax.train.loop import LoopConfig, Position, begin, train
@@ -180,12 +182,24 @@ class Run:
         task = self.config.task_of(settings)
         return pretraining(settings, machine, tokenizer, task, seed, position)
       case ReinforceStage():
-        return reinforcement(settings, machine, tokenizer, self.task(node.stage), seed, clock)
+        samples = self._samples(node.stage, position)
+        return reinforcement(
+          settings, machine, tokenizer, self.task(node.stage), seed, clock, samples,
+          self.config.log_every,
+        )  # fmt: skip
       case TuneStage():
         with clock("sampling"):
           learnt = self._lessons(node, settings, seed, entry)
         return tuning(settings, machine, tokenizer, learnt.samples, seed)
     raise TypeError(f"{node.stage} has settings of type {type(settings).__name__}")
+
+  def _samples(self, stage: str, position: Position) -> SampleLog:
+    """What is said in a stage of reinforcement, behind what its checkpoint knows."""
+    folder = rollouts(self.directory, stage).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    log = SampleLog(folder, SamplesConfig())
+    log.resume(position.step)
+    return log
 
   def _lessons(self, node: Node, settings: TuneStage, seed: int, entry: Entry) -> Lessons:
     """What the source stage says about training problems, filtered, and what is written."""

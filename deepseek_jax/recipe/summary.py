@@ -10,11 +10,11 @@ import numpy as np
 from deepseek_jax.evaluate.estimators import paired_difference
 from deepseek_jax.evaluate.figures import Figure, figure, table
 from deepseek_jax.evaluate.report import Report, write_report
-from deepseek_jax.evaluate.results import write_results
+from deepseek_jax.evaluate.results import read_metrics, write_results
 from deepseek_jax.recipe.costs import costs_text, page_rows
 from deepseek_jax.recipe.ledger import priced, total
 from deepseek_jax.recipe.pictures import metrics_by_stage, stage_curves
-from deepseek_jax.recipe.record import Record
+from deepseek_jax.recipe.record import Record, rollouts
 
 SHOWN = (
   "pass@1",
@@ -105,6 +105,7 @@ class Summary:
       curves={stage: svg for stage, svg in curves.items() if svg is not None},
       exhibits=[exhibit for record in self.records.values() for exhibit in record.exhibits],
       ledger=page_rows(self.ledger()),
+      samples={stage: read_metrics(rollouts(directory, stage)) for stage in self.records},
     )
     write_report(directory / "report.html", report)
 

@@ -50,6 +50,18 @@ def test_a_stage_given_from_outside_is_the_stage_that_made_it(tmp_path, whole):
   ).all()
 
 
+def test_what_was_said_in_reinforcement_is_kept_and_shown(tmp_path, whole):
+  workdir, _ = whole
+  (kept,) = (workdir / "rollouts").iterdir()
+  said = read_metrics(kept / "samples.jsonl")
+  assert kept.name == "r1_zero" and len(said) == 4 and {"prompt", "parts"} <= set(said[0])
+  page = (workdir / "report.html").read_text()
+  assert "Samples of r1_zero" in page and "Samples of cold_start" not in page
+  (whole[0] / "stages" / "r1_zero.json").rename(tmp_path / "r1_zero.json")
+  run(workdir, stages="base,r1_zero,cold_start", price_per_device_hour=2.0)
+  assert read_metrics(kept / "samples.jsonl") == said  # nothing twice
+
+
 def test_hashes_say_what_went_in(whole):
   workdir, ledger = whole
   assert ledger["r1_zero"]["inputs"] == {"start": ledger["base"]["weights"]}

@@ -114,10 +114,11 @@ def _value(text: str) -> Any:
 
 def numbers(flag: str, kind: type) -> list[Any]:
   """The numbers of a flag."""
+  given = FLAGS[flag].value or ()
   try:
-    return [kind(text) for text in FLAGS[flag].value or ()]
+    return [kind(text) for text in given]
   except ValueError as error:
-    raise ConfigError(f"--{flag} is {','.join(FLAGS[flag].value)}; give numbers.") from error
+    raise ConfigError(f"--{flag} is {','.join(map(str, given))}; give numbers.") from error
 
 
 def best(values: Mapping[str, Any], peaks: Sequence[float], directory: Path, name: str) -> Path:

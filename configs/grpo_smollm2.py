@@ -7,7 +7,12 @@ Command: python -m experiments.grpo --config=configs/grpo_smollm2.py --config.in
          --preflight --preflight_prompts=128 --preflight_keep=runs/chosen.jsonl
          python -m experiments.grpo --config=configs/grpo_smollm2.py --config.init=runs/smollm2_sft
          --config.task=chosen:runs/chosen.jsonl --workdir=runs/smollm2_grpo
-Result: not run.
+Result: seed 1: of 43 chosen problems .977 are right afterwards (greedy; .948 at T = 1). Of 64
+  held-out questions at T = 1 .277 [.215, .350] before and .596 [.495, .689] after, paired +.318
+  [.239, .398]; greedy +.156 [.037, .276]; pass@8 +.062 [-.054, .179]; leniently +.279 [.197, .362].
+  50 minutes at 107 GFLOP/s in float32. Seed 0, at peak 2e-5: of 44 chosen problems .955, held out
+  +.293 [.201, .385], greedy +.047 [-.074, .168]; more groups end all wrong. Answers grow from 27 to
+  34 tokens, for guesses go.
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,7 @@ Reproduces: the sanity check of reinforcement by a verifier, on problems that th
   now and then (`--preflight_keep` chooses them): those are to be learnt, and problems never seen to
   gain. Tokenizer, turns and end tokens are the model's own. Hardware: two CPU cores.
 Command: python -m experiments.grpo --config=configs/grpo_smollm2.py --config.init=runs/smollm2_sft
-         --preflight --preflight_prompts=128 --preflight_keep=runs/chosen.jsonl
+         --preflight --preflight_prompts=96 --preflight_keep=runs/chosen.jsonl
          python -m experiments.grpo --config=configs/grpo_smollm2.py --config.init=runs/smollm2_sft
          --config.task=chosen:runs/chosen.jsonl --workdir=runs/smollm2_grpo
 Result: seed 1: of 43 chosen problems .977 are right afterwards (greedy; .948 at T = 1). Of 64

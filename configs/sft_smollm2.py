@@ -5,8 +5,8 @@ Reproduces: the place of R1's cold start (2501.12948), on the worked solutions o
   the model's own. Hardware: two CPU cores.
 Command: python -m experiments.sft --config=configs/sft_smollm2.py --workdir=runs/smollm2_sft
          --config.init=SmolLM2-135M-Instruct.Q4_1.gguf
-Result: of 64 held-out questions 0 are right before and .270 [.202, .350] after at T = 1, pass@4 .594
-  [.468, .708]; greedy .594 [.468, .708]. 7 minutes of training at 107 GFLOP/s in float32.
+Result: of 64 held-out questions 0 are right before and .270 [.202, .350] after at T = 1, pass@4
+  .594 [.468, .708]; greedy .594 [.468, .708]. 7 minutes of training at 107 GFLOP/s in float32.
 """
 
 from ml_collections import ConfigDict

@@ -76,8 +76,8 @@ def main() -> None:
   }
   rows = {"base": scored(base)}
   for name, folders in chosen.items():
-    rows[name] = scored(solved[name]) | cost(folders) | gained("gain", solved[name], base)
-  rows["difference"] = gained("gain", solved[WITH], solved[other])
+    rows[name] = scored(solved[name]) | cost(folders) | gained(solved[name], base)
+  rows["difference"] = gained(solved[WITH], solved[other])
   print(table(rows, len(seeds)), f"{WITH} less {other}: {told(rows['difference'])}", sep="\n")
   result = {"against": list(FLAGS.against), "seeds": seeds, **rows}
   write_atomically(directory / "results.json", json.dumps(result, indent=1) + "\n")
@@ -185,7 +185,7 @@ def cost(folders: Sequence[Path]) -> dict[str, Any]:
   }
 
 
-def gained(name: str, after_RP: np.ndarray, before_RP: np.ndarray) -> dict[str, Any]:
+def gained(after_RP: np.ndarray, before_RP: np.ndarray) -> dict[str, Any]:
   """The paired difference of pass@1, and how many runs alone exclude zero on its side.
 
   One run of the base is set beside every run of an arm.
@@ -194,7 +194,7 @@ def gained(name: str, after_RP: np.ndarray, before_RP: np.ndarray) -> dict[str, 
   others = np.broadcast_to(before_RP, after_RP.shape)
   alone = [paired_difference(a, b) for a, b in zip(after_RP, others, strict=True)]
   sure = sum(one.low > 0 if gain.value > 0 else one.high < 0 for one in alone)
-  return {name: gain.value, f"{name}_ci95": [gain.low, gain.high], "sure": sure}
+  return {"gain": gain.value, "gain_ci95": [gain.low, gain.high], "sure": sure}
 
 
 def table(rows: Mapping[str, Mapping[str, Any]], seeds: int) -> str:

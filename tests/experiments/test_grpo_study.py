@@ -48,7 +48,7 @@ def test_an_arm_of_several_seeds_is_paired_with_one_run_of_the_base():
   rng = np.random.default_rng(0)
   base_RP = rng.integers(0, 5, [1, 40]) / 4
   after_RP = np.clip(base_RP + np.array([[0.5], [0.0]]), 0, 1)
-  found = grpo_study.gained("gain", after_RP, base_RP)
+  found = grpo_study.gained(after_RP, base_RP)
   assert found["gain"] == pytest.approx((after_RP.mean(axis=0) - base_RP[0]).mean())
   assert found["sure"] == 1  # the second seed gained nothing
   assert found["gain_ci95"][0] < found["gain"] < found["gain_ci95"][1]

@@ -39,22 +39,20 @@ def get_config() -> ConfigDict:
   return r1(
     teacher={"preset": "v3_mini", "vocab": 432, "moe": {"shared": 4}},
     student=STUDENT,
-    base={"steps": 1400, "batch": 12, "length": 144, "packing": "documents"},
+    base={"steps": 2600, "batch": 12, "length": 144, "packing": "documents"},
     r1_zero={"iterations": 60, "rl": {"rollout": rollout(), "peak": 2e-4, "warmup": 3}},
     cold_start={"samples": {"prompts": 768, "group": 4, "keep": 2}, "epochs": 3, "length": 144},
-    rl1={
-      "iterations": 30,
-      "rl": {"rollout": rollout(reward=language), "peak": 1.5e-4, "warmup": 3},
-    },
+    rl1={"iterations": 40, "rl": {"rollout": rollout(reward=language), "peak": 2e-4, "warmup": 3}},
     sft2={"samples": {"prompts": 1536, "group": 4, "keep": 2}, "epochs": 3, "length": 144},
-    r1={"iterations": 30, "rl": {"rollout": rollout(reward=language), "peak": 1.5e-4, "warmup": 3}},
-    student_base={"steps": 1800, "batch": 12, "length": 144, "packing": "documents"},
+    r1={"iterations": 40, "rl": {"rollout": rollout(reward=language), "peak": 2e-4, "warmup": 3}},
+    student_base={"steps": 1200, "batch": 12, "length": 144, "packing": "documents"},
     distilled={
       "samples": {"prompts": 2048, "group": 4, "keep": 3},
-      "epochs": 3,
+      "epochs": 4,
       "length": 144,
       "rate": 2e-3,
     },
     student_rl={"iterations": 60, "rl": {"rollout": rollout(), "peak": 3e-4, "warmup": 3}},
+    task="0.5 * countdown + 0.5 * chain_sum",
     evaluation={"problems": 128, "samples": 8},
   )

@@ -1,12 +1,13 @@
 """The R1 graph on a real model: SmolLM2-135M-Instruct, from a GGUF file, on two CPU cores.
 
-Reproduces: the order of 2501.12948's stages (figure 2), not its figures, on a model that is already
-  instructed. Tokenizer, turns and end tokens are the model's own. It writes no tags, so the form is
-  neither rewarded nor asked for. Students would begin as the same model, so there are none;
-  --config.stages= and --config.student_base.init=MODEL bring them back.
+Reproduces: the order of 2501.12948's stages (figure 2) on a model that is already instructed, not
+  its figures. The base is that model behind its first fine-tuning (configs/sft_smollm2.py), without
+  which nothing that it says earns a reward; the student begins as the file has it. Tokenizer, turns
+  and end tokens are the model's own.
 Hardware: two CPU cores, hours; the same command goes on where it was cut short.
 Command: python -m experiments.r1 --config=configs/r1_smollm2.py --workdir=runs/smollm2
-         --config.base.init=SmolLM2-135M-Instruct.Q4_1.gguf
+         --config.base.init=runs/smollm2_sft
+         --config.student_base.init=SmolLM2-135M-Instruct.Q4_1.gguf
 Result: not run.
 """
 
@@ -16,11 +17,11 @@ from ml_collections import ConfigDict
 
 from configs.r1_base import r1
 
-MAX_NEW, LENGTH = 64, 192
+MAX_NEW = 64
 
 
-def reinforced(iterations: int, **reward: float) -> dict[str, Any]:
-  """Eight prompts with eight samples each, and one update of them."""
+def reinforced(iterations: int, peak: float, **reward: float) -> dict[str, Any]:
+  """Eight prompts with eight samples each, and one update of them; a group shares its prompt."""
   return {
     "iterations": iterations,
     "rl": {
@@ -29,39 +30,40 @@ def reinforced(iterations: int, **reward: float) -> dict[str, Any]:
         "group": 8,
         "max_new": MAX_NEW,
         "updates": 1,
-        "rows": 8,
-        "width": LENGTH,
-        "reward": {"correct": 1.0, "format": 0.0, **reward},
+        "rows": 4,
+        "width": 320,
+        "share_prompts": True,
+        "reward": {"correct": 1.0, "format": 0.1, **reward},
       },
-      "peak": 2e-6,
-      "warmup": 5,
+      "peak": peak,
+      "warmup": 3,
+      "final": 0.5,
     },
   }
 
 
-def tuned(prompts: int) -> dict[str, Any]:
-  """Two epochs on right answers, in any form."""
-  samples = {"prompts": prompts, "group": 4, "keep": 2, "max_new": MAX_NEW, "format": 0.0}
-  samples |= {"language": 0.0, "temperature": 0.8}
-  return {"samples": samples, "epochs": 2, "batch": 8, "length": LENGTH, "rate": 2e-5}
+def tuned(prompts: int, rate: float) -> dict[str, Any]:
+  """One epoch on right answers in readable form."""
+  samples = {"prompts": prompts, "group": 4, "keep": 2, "max_new": MAX_NEW}
+  return {"samples": samples, "epochs": 1, "batch": 4, "length": 192, "rate": rate}
 
 
 def get_config() -> ConfigDict:
-  """Small numbers: a stage of reinforcement is 30 iterations."""
+  """Small numbers: the longest stage of reinforcement is 24 iterations."""
   return r1(
-    stages="base,r1_zero,cold_start,rl1,sft2,r1",
+    stages="base,r1_zero,cold_start,rl1,sft2,r1,student_base,distilled",
     base={"init": ""},
-    r1_zero=reinforced(30),
-    cold_start=tuned(prompts=64),
-    rl1=reinforced(30),
-    sft2=tuned(prompts=128),
-    r1=reinforced(30),
+    r1_zero=reinforced(24, peak=2e-5),
+    cold_start=tuned(prompts=128, rate=5e-5),
+    rl1=reinforced(12, peak=1e-5, language=0.2),
+    sft2=tuned(prompts=128, rate=5e-5),
+    r1=reinforced(12, peak=1e-5, language=0.2),
     student_base={"init": ""},
-    distilled=tuned(prompts=128),
-    student_rl=reinforced(30),
-    task="chain_sum",
+    distilled=tuned(prompts=256, rate=1e-4),
+    student_rl=reinforced(24, peak=2e-5),
+    task="arithmetic",
     evaluation={"problems": 64, "samples": 4, "max_new": MAX_NEW},
     optimizer={"weight_decay": 0.0},
-    engine_batch=32,
-    save_every=10,
+    engine_batch=64,
+    save_every=4,
   )

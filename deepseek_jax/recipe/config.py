@@ -15,7 +15,7 @@ from deepseek_jax.seeds import check_seed
 from deepseek_jax.sharding import MeshConfig
 from deepseek_jax.train.optimizer import OptimizerConfig
 
-SEEDS_PER_RUN = 1000  # stage seeds: each stage draws its own problems
+SEEDS_PER_RUN = 1000  # each stage has its own, see graph.seed_of
 
 
 @dataclasses.dataclass(frozen=True)

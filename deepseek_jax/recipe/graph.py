@@ -12,7 +12,13 @@ or given from outside, and have other starts and sources.
 import dataclasses
 
 from deepseek_jax.config import require
-from deepseek_jax.recipe.config import GivenStage, PretrainStage, R1Config, TuneStage
+from deepseek_jax.recipe.config import (
+  SEEDS_PER_RUN,
+  GivenStage,
+  PretrainStage,
+  R1Config,
+  TuneStage,
+)
 
 NONE = "none"  # the source of a stage that learns from files alone
 
@@ -39,6 +45,11 @@ GRAPH = (
   Node("student_rl", "student", start="student_base"),
 )
 STAGES = tuple(node.stage for node in GRAPH)
+
+
+def seed_of(config: R1Config, stage: str) -> int:
+  """The seed of a stage: each draws its own problems."""
+  return config.seed * SEEDS_PER_RUN + STAGES.index(stage)
 
 
 def graph_of(config: R1Config) -> tuple[Node, ...]:

@@ -8,8 +8,8 @@ the same command tries them.
 from collections.abc import Iterator
 
 from deepseek_jax.config import require
-from deepseek_jax.recipe.config import SEEDS_PER_RUN, GivenStage, ReinforceStage
-from deepseek_jax.recipe.graph import STAGES, Node
+from deepseek_jax.recipe.config import GivenStage, ReinforceStage
+from deepseek_jax.recipe.graph import Node, seed_of
 from deepseek_jax.recipe.run import Run
 from deepseek_jax.rl.grpo_job import GRPOJob
 from deepseek_jax.rl.preflight.verdict import Verdict, judge
@@ -59,6 +59,6 @@ def job_of(run: Run, node: Node) -> GRPOJob:
     compute=config.compute,
     mesh=config.mesh,
     engine_batch=config.engine_batch,
-    seed=config.seed * SEEDS_PER_RUN + STAGES.index(node.stage),
+    seed=seed_of(config, node.stage),
     init=node.start or "",
   )

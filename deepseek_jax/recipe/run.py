@@ -22,7 +22,6 @@ from deepseek_jax.plan.flops import forward_flops
 from deepseek_jax.recipe.checks import check
 from deepseek_jax.recipe.clock import Clock
 from deepseek_jax.recipe.config import (
-  SEEDS_PER_RUN,
   GivenStage,
   PretrainStage,
   R1Config,
@@ -31,7 +30,7 @@ from deepseek_jax.recipe.config import (
 )
 from deepseek_jax.recipe.course import Course
 from deepseek_jax.recipe.digest import weights_digest
-from deepseek_jax.recipe.graph import STAGES, Node, graph_of
+from deepseek_jax.recipe.graph import Node, graph_of, seed_of
 from deepseek_jax.recipe.ledger import Entry, count
 from deepseek_jax.recipe.lessons import Lessons, kept_or_drawn, lessons
 from deepseek_jax.recipe.machinery import Machinery
@@ -73,8 +72,7 @@ class Run:
     for node in self.graph:
       path = self.record_path(node.stage)
       if not path.exists():
-        seed = self.config.seed * SEEDS_PER_RUN + STAGES.index(node.stage)
-        self._stage(node, seed).write(path)
+        self._stage(node, seed_of(self.config, node.stage)).write(path)
       yield node, read_record(path)
 
   def record_path(self, stage: str) -> Path:

@@ -86,6 +86,9 @@ def test_a_real_model_is_named_on_the_command_line(hub):
     made("r1_smollm2")
   config = importlib.import_module("configs.r1_smollm2").get_config()
   config.base.init = "Qwen/Qwen2.5-14B"
+  with pytest.raises(ConfigError, match="config.student_base.init is empty; name a model"):
+    resolve.r1_config(config.to_dict())
+  config.stages = "base,r1_zero,cold_start,rl1,sft2,r1"
   found = resolve.r1_config(config.to_dict())
   assert isinstance(found.base, GivenStage) and found.student_base is None
   assert [n.stage for n in graph_of(found)][-1] == "r1"

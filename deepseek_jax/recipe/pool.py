@@ -32,7 +32,8 @@ def pool(directories: Sequence[Path]) -> str:
     require(same, f"{directory} has other stages than {directories[0]}; pool like with like.")
   solved = {stage: _joined([run[stage] for run in runs], directories) for stage in runs[0]}
   decodings = list(next(iter(solved.values())))
-  lines = [f"pass@1 over {len(runs)} runs", f"{'stage':<13}" + _row(decodings)]
+  heads, benchmark = _heads(decodings)
+  lines = [f"pass@1{benchmark} over {len(runs)} runs", f"{'stage':<13}" + _row(heads)]
   for stage, by in solved.items():
     lines.append(f"{stage:<13}" + _row([_cell(share(by[d].mean(axis=0))) for d in decodings]))
   lines += ["", *_manners(runs, decodings[-1])]
@@ -80,6 +81,12 @@ def _manners(runs: Sequence[Mapping[str, Record]], decoding: str) -> list[str]:
     alone = "  ".join(f"{value:.3f}" for value in values.get("pass@1", ()))
     lines.append(f"{stage:<13}{means}   {alone}".rstrip())
   return lines
+
+
+def _heads(decodings: Sequence[str]) -> tuple[Sequence[str], str]:
+  """The columns' heads, and the benchmark, which is left out of them where it is one for all."""
+  benchmarks, ways = zip(*(decoding.rsplit(" ", 1) for decoding in decodings))
+  return (ways, f" of {benchmarks[0]}") if len(set(benchmarks)) == 1 else (decodings, "")
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -42,6 +42,8 @@ def test_a_problem_counts_once_with_its_mean_over_runs(tmp_path):
   gain = paired_difference(mean["r1_zero"], mean["base"])
   shown = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
   assert shown in line(text, "r1_zero over base")
+  assert text.splitlines()[0] == "pass@1 of mini over 3 runs"
+  assert line(text, "stage").split() == ["stage", "greedy", "T=1"]
   assert f"{mean['r1'].mean():.3f} [" in line(text, "r1 ")
 
 

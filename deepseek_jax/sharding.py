@@ -29,7 +29,7 @@ from jax.sharding import PartitionSpec as P
 
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.ops.dispatch import default_capacity, expert_ffn
-from deepseek_jax.ops.exchange import Exchange, exchanged_ffn, tokens_per_round
+from deepseek_jax.ops.exchange import Exchange, exchanged_ffn, measures
 from deepseek_jax.ops.precision import PLAIN, Precision
 
 AXES = ("data", "fsdp", "expert", "tensor")
@@ -197,26 +197,31 @@ def sharded_expert_ffn(
   Tokens that all the rows' mesh axes divide are exchanged over `expert`. Of fewer (rows being
   decoded) each device computes its own experts on all, and the results are summed.
   """
-  (tokens, top_k), E = experts_NA.shape, gate_EDF.shape[0]
+  (tokens, top_k), E = experts_NA.shape, gate_EDF.shape[0]  # all tokens, all experts
   split = _row_axes(mesh, tokens)
   rows, peers = P(_entry(split)), mesh.shape["expert"]
   stacks = [_expert_spec(mesh, w, name) for w, name in zip((gate_EDF, up_EDF, down_EFD), _STACKS)]
-  how = {
-    "implementation": implementation,
-    "precision": precision,
-    "capacity": default_capacity(tokens, top_k, E),  # the router chooses among all of them
-  }
+  here = tokens // _size(mesh, split)
   exchanging = peers > 1 and "expert" in split
+  pieces, per_round = measures(here, top_k, peers)
+  routed = here // pieces * peers if exchanging else here  # of whose choices a device has some
 
   def own_experts(x_ND, weights_NA, experts_NA, stacks):
-    first = jax.lax.axis_index("expert") * (E // peers)
-    return expert_ffn(x_ND, weights_NA, experts_NA, *stacks, first_expert=first, **how)
+    return expert_ffn(
+      x_ND,
+      weights_NA,
+      experts_NA,
+      *stacks,
+      implementation=implementation,
+      precision=precision,
+      first_expert=jax.lax.axis_index("expert") * (E // peers),
+      capacity=default_capacity(routed, top_k, E),
+    )
 
   def body(x_ND, weights_NA, experts_NA, *shards):
     whole = [_gathered(w, spec) for w, spec in zip(shards, stacks)]
     if exchanging:
-      per_round = tokens_per_round(len(x_ND), top_k, peers)
-      exchange = Exchange("expert", ROWS, E // peers, per_round, own_experts)
+      exchange = Exchange("expert", ROWS, E // peers, pieces, per_round, own_experts)
       y_ND = exchanged_ffn(exchange, x_ND, weights_NA, experts_NA, whole)
     else:
       y_ND = own_experts(x_ND, weights_NA, experts_NA, whole)

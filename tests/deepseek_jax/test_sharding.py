@@ -82,7 +82,9 @@ def test_axis_that_does_not_divide_stays_whole():
   mesh = make_mesh(MeshConfig(data=2, tensor=4))
   tree = {"k_DGK": jnp.zeros((6, 2, 8)), "q_DHK": jnp.zeros((6, 4, 8))}
   placed = sharding.state_shardings(mesh, tree)
-  assert placed["k_DGK"].spec == P(sharding.SPLIT, None, None)  # two heads cannot lie on four devices
+  assert placed["k_DGK"].spec == P(
+    sharding.SPLIT, None, None
+  )  # two heads cannot lie on four devices
   assert placed["q_DHK"].spec == P(sharding.SPLIT, "tensor", None)
 
 

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from deepseek_jax.ops import exchange
 from deepseek_jax.ops.dispatch import expert_ffn
-from deepseek_jax.ops.exchange import Exchange, exchanged_ffn, tokens_per_round
+from deepseek_jax.ops.exchange import Exchange, exchanged_ffn, measures
 from deepseek_jax.sharding import MeshConfig, make_mesh
 
 D, F, E, A = 8, 6, 16, 3
@@ -56,11 +56,11 @@ def own(held: int, x_RD, weights_RA, experts_RA, stacks):
   return expert_ffn(x_RD, weights_RA, experts_RA, *stacks, first_expert=first)
 
 
-def spread(per_round: int, devices: int):
+def spread(pieces: int, per_round: int, devices: int):
   """`exchanged_ffn` of tokens over 8 devices, whose experts are over `devices` of them."""
   mesh = make_mesh(MeshConfig(data=8 // devices, expert=devices))
   held = E // devices
-  how = Exchange("expert", AXES, held, per_round, functools.partial(own, held))
+  how = Exchange("expert", AXES, held, pieces, per_round, functools.partial(own, held))
   rows, experts = P(AXES), P("expert")
   return jax.shard_map(
     functools.partial(exchanged_ffn, how),
@@ -72,10 +72,12 @@ def spread(per_round: int, devices: int):
 
 
 @pytest.mark.parametrize("kind", ["even", "one expert", "one device"])
-@pytest.mark.parametrize(("per_round", "devices"), [(1, 4), (3, 4), (5, 8), (6, 2)])
-def test_any_load_in_any_number_of_rounds(kind, per_round, devices):
+@pytest.mark.parametrize(
+  ("pieces", "per_round", "devices"), [(1, 1, 4), (2, 2, 4), (3, 5, 8), (1, 6, 2)]
+)
+def test_any_load_in_any_number_of_pieces_and_rounds(kind, pieces, per_round, devices):
   given = arguments(kind, tokens=48)
-  found = value_and_gradients(spread(per_round, devices), *given)
+  found = value_and_gradients(spread(pieces, per_round, devices), *given)
   expected = value_and_gradients(alone, *given)
   jax.tree.map(assert_near, found, expected)
 
@@ -85,34 +87,44 @@ def assert_near(found, expected):
   assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
-def lists_of(experts_NA: np.ndarray, per_round: int, devices: int):
-  """The lists of one device of `devices`, all of which have these tokens."""
+def laid_out(experts_NA: np.ndarray, per_round: int, devices: int):
+  """The rounds of a piece that every device has, and what goes to each device in them."""
   mesh = make_mesh(MeshConfig(expert=devices), jax.devices()[:devices])
-  how = Exchange("expert", ("expert",), E // devices, per_round, lambda *_: None)
-  run = jax.shard_map(
-    lambda e: exchange._lists(how, e), mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False
-  )
+  how = Exchange("expert", ("expert",), E // devices, 1, per_round, lambda *_: None)
+
+  def run(experts_NA):
+    piece = exchange._piece(how, experts_NA, experts_NA, experts_NA)
+    rounds = jax.vmap(lambda i: exchange._round(how, piece, i))(jnp.arange(len(experts_NA)))
+    return exchange._rounds(how, piece), rounds
+
+  run = jax.shard_map(run, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
   return jax.device_get(run(experts_NA))
 
 
 def test_a_token_goes_once_to_each_device_that_holds_one_of_its_experts():
   experts_NA, devices = chosen("even", tokens=20), 4
-  lists = lists_of(experts_NA, per_round=4, devices=devices)
+  rounds, token_IPC = laid_out(experts_NA, per_round=4, devices=devices)
   holders = [set(row // (E // devices)) for row in experts_NA]
-  for device, listed in enumerate(lists.token_PN):
-    wanted = [n for n, holding in enumerate(holders) if device in holding]
-    assert listed[: len(wanted)].tolist() == wanted and (listed[len(wanted) :] == 20).all()
-  assert lists.rounds == math.ceil(max((lists.token_PN < 20).sum(axis=1)) / 4)
+  listed = [[n for n, holding in enumerate(holders) if p in holding] for p in range(devices)]
+  for device, wanted in enumerate(listed):
+    found = token_IPC[:, device].ravel()
+    assert found[: len(wanted)].tolist() == wanted and (found[len(wanted) :] == 20).all()
+  assert rounds == math.ceil(max(map(len, listed)) / 4)
   assert sum(map(len, holders)) < experts_NA.size  # some choices travel together
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 127), (2, 128), (4, 300), (1, 1000)])
+def test_a_running_count_is_a_cumulative_sum(shape):
+  set_PN = np.random.default_rng(0).random(shape) < 0.4
+  np.testing.assert_array_equal(exchange.running_count(set_PN), np.cumsum(set_PN, axis=1))
 
 
 @pytest.mark.parametrize(
   ("tokens", "top_k", "devices"), [(16_384, 8, 64), (4096, 8, 8), (7, 3, 4), (1, 8, 256)]
 )
-def test_a_round_holds_even_loads_or_is_bounded(tokens, top_k, devices):
-  size = tokens_per_round(tokens, top_k, devices)
-  mean = tokens * min(1, top_k / devices)
-  even = min(tokens, mean + 2 * math.sqrt(mean))
-  rounds = math.ceil(even / size)
-  assert 0 < size <= tokens and size * devices <= 1.6 * exchange.ROUND_ROWS
-  assert rounds <= max(1, 1.6 * even * devices / exchange.ROUND_ROWS)
+def test_a_round_holds_the_even_loads_of_a_piece_and_is_bounded(tokens, top_k, devices):
+  pieces, per_round = measures(tokens, top_k, devices)
+  piece = tokens // pieces
+  assert piece * pieces == tokens and per_round <= piece
+  assert per_round >= min(piece, piece * top_k / devices)
+  assert per_round * devices <= 1.3 * exchange.ROUND_ROWS

@@ -1,19 +1,19 @@
 """Meshes, and where every array of the project lies on them.
 
-A mesh has four axes. `data` and `fsdp` split the rows of a batch; `fsdp` also splits weights and
-optimiser state (ZeRO-3, 1910.02054); `tensor` splits heads, feed-forwards and the vocabulary
-(Megatron, 1909.08053); `expert` splits the experts. XLA places every collective but one: the routed
-experts run under shard_map (`sharded_expert_ffn`), where each device computes its own experts on
-all tokens of its rows, which are replicated over `expert` and `tensor`, and the results are summed.
+A mesh has four axes. `data`, `fsdp` and `expert` split the rows of a batch; `fsdp` also splits
+weights and optimiser state (ZeRO-3, 1910.02054); `expert` splits the experts, and what else there
+is as `fsdp` does; `tensor` splits heads, feed-forwards and the vocabulary (Megatron, 1909.08053).
+XLA places every collective but those of the routed experts, which run under shard_map
+(`sharded_expert_ffn`): there tokens are exchanged over `expert` (ops/exchange.py).
 
 An array is placed by the axis letters that end its name (the legend is in `types.py`) and by one
 table, `MESH_AXIS`. So parameters, their Adam moments, their EMA, batches and caches need no
-annotations of their own. An axis that its mesh axis does not divide stays whole (two key/value
-heads on `tensor=4`); only experts must divide, for a device must own whole ones.
+annotations of their own. An axis that its mesh axes do not divide is split by those of them that
+do, or stays whole (two key/value heads on `tensor=4`); only experts must divide, for a device must
+own whole ones.
 
-What is to come has its place: exchanging tokens instead of replicating them is another body beside
-`sharded_expert_ffn` with the same signature; a context axis is a mesh axis for T and S in the
-table; a pipeline axis is one for the stacked layer axis, which is the unnamed leading axis here.
+What is to come has its place: a context axis is a mesh axis for T and S in the table; a pipeline
+axis is one for the stacked layer axis, which is the unnamed leading axis here.
 """
 
 import dataclasses
@@ -29,19 +29,22 @@ from jax.sharding import PartitionSpec as P
 
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.ops.dispatch import default_capacity, expert_ffn
+from deepseek_jax.ops.exchange import Exchange, exchanged_ffn, measures
 from deepseek_jax.ops.precision import PLAIN, Precision
 
 AXES = ("data", "fsdp", "expert", "tensor")
-ROWS = ("data", "fsdp")
+ROWS = ("data", "fsdp", "expert")
+SPLIT = ("fsdp", "expert")  # of weights
 
 # Axis letter of an array's name -> mesh axis; letters not listed stay whole. Where two letters of
-# one array name the same mesh axis the first has it: q_down_DQ is split on D, q_up_QHK on Q.
+# one array name the same mesh axis the first has it: gate_EDF is split by `expert` on E and so only
+# by `fsdp` on D, q_down_DQ on D and not on Q.
 MESH_AXIS: dict[str, str | tuple[str, ...]] = {
   "B": ROWS,
   "N": ROWS,
-  "D": "fsdp",
-  "Q": "fsdp",
-  "C": "fsdp",
+  "D": SPLIT,
+  "Q": SPLIT,
+  "C": SPLIT,
   "E": "expert",
   "H": "tensor",
   "G": "tensor",
@@ -49,6 +52,7 @@ MESH_AXIS: dict[str, str | tuple[str, ...]] = {
   "V": "tensor",
 }
 
+_PRODUCT = " * ".join(f"mesh.{axis}" for axis in ROWS)
 _SUFFIX = re.compile(r"(?:^|_)([A-Z]+)$")
 
 
@@ -70,6 +74,11 @@ class MeshConfig:
   def devices(self) -> int:
     """How many devices the mesh takes."""
     return math.prod(getattr(self, name) for name in AXES)
+
+  def check_rows(self, name: str, rows: int) -> None:
+    """ConfigError unless `rows` of a batch, the field `name`, can be dealt to the devices."""
+    parts = math.prod(getattr(self, axis) for axis in ROWS)
+    require(rows % parts == 0, f"{name} is {rows}; it must divide by {_PRODUCT}, {parts}.")
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
@@ -104,10 +113,9 @@ def parameter_spec(name: str, ndim: int) -> P:
   entries: list[str | tuple[str, ...] | None] = [None] * (ndim - len(letters))
   taken: set[str] = set()
   for letter in letters:
-    entry = MESH_AXIS.get(letter)
-    axes = {entry} if isinstance(entry, str) else set(entry or ())
-    entries.append(None if axes & taken else entry)
-    taken |= axes
+    axes = tuple(axis for axis in _axes(MESH_AXIS.get(letter)) if axis not in taken)
+    entries.append(_entry(axes))
+    taken |= set(axes)
   return P(*entries)
 
 
@@ -127,19 +135,19 @@ def state_shardings(mesh: Mesh, abstract_tree: Any) -> Any:
   return jax.tree_util.tree_map_with_path(place, abstract_tree)
 
 
-def batch_spec() -> P:
-  """Rows of a batch over `data` and `fsdp`; everything else whole."""
-  return P(ROWS)
+def row_devices(mesh: Mesh | None) -> int:
+  """How many ways the rows of a batch are split."""
+  return 1 if mesh is None else _size(mesh, ROWS)
 
 
 def shard_batch(mesh: Mesh | None, batch: Any) -> Any:
   """Puts a host batch on the mesh, its rows split; leading micro-batch axes stay whole.
 
-  Raises ConfigError where the rows do not divide by data * fsdp.
+  Raises ConfigError where the rows do not divide by the mesh axes that split them.
   """
   if mesh is None:
     return jax.device_put(batch)
-  rows = _size(mesh, ROWS)
+  rows = row_devices(mesh)
   for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
     name = str(_key_name(path[-1])) if path else ""
     letters = _letters(name)
@@ -147,7 +155,7 @@ def shard_batch(mesh: Mesh | None, batch: Any) -> Any:
       count = np.shape(leaf)[letters.index("B") - len(letters)]
       require(
         count % rows == 0,
-        f"the batch has {count} rows; they must divide by mesh.data * mesh.fsdp, {rows}.",
+        f"the batch has {count} rows; they must divide by {_PRODUCT}, {rows}.",
       )
   return jax.device_put(batch, state_shardings(mesh, batch))
 
@@ -167,7 +175,8 @@ def constrain_rows(mesh: Mesh | None, x: jax.Array) -> jax.Array:
   """
   if mesh is None:
     return x
-  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(_row_axes(mesh, x.shape[0]))))
+  rows = P(_entry(_row_axes(mesh, x.shape[0])))
+  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, rows))
 
 
 def sharded_expert_ffn(
@@ -182,43 +191,71 @@ def sharded_expert_ffn(
   implementation: str = "auto",
   precision: Precision = PLAIN,
 ) -> jax.Array:
-  """`ops.dispatch.expert_ffn` over a mesh: own experts on gathered tokens, then a sum.
+  """`ops.dispatch.expert_ffn` over a mesh: a device computes its own experts, for whoever chose
+  them, on weights that are gathered over `fsdp`.
 
-  Tokens that do not divide by the rows' mesh axes (one row being decoded) are computed by all.
+  Tokens that all the rows' mesh axes divide are exchanged over `expert`. Of fewer (rows being
+  decoded) each device computes its own experts on all, and the results are summed.
   """
-  E, _, F = gate_EDF.shape
-  rows = P(_row_axes(mesh, x_ND.shape[0]))
-  # The table's placement, but for fsdp: weights are gathered for use, like any others.
-  gate = _fit(mesh, P(MESH_AXIS["E"], None, MESH_AXIS["F"]), (E, 1, F), "gate_EDF")
-  down = P(gate[0], gate[2], None)
-  summed = tuple(axis for axis in (gate[0], gate[2]) if axis is not None)
-  local_experts = E // mesh.shape["expert"]
+  (tokens, top_k), E = experts_NA.shape, gate_EDF.shape[0]  # all tokens, all experts
+  split = _row_axes(mesh, tokens)
+  rows, peers = P(_entry(split)), mesh.shape["expert"]
+  stacks = [_expert_spec(mesh, w, name) for w, name in zip((gate_EDF, up_EDF, down_EFD), _STACKS)]
+  here = tokens // _size(mesh, split)
+  exchanging = peers > 1 and "expert" in split
+  pieces, per_round = measures(here, top_k, peers)
+  routed = here // pieces * peers if exchanging else here  # of whose choices a device has some
 
-  def own_experts(x_ND, weights_NA, experts_NA, gate_EDF, up_EDF, down_EFD):
-    first = jax.lax.axis_index("expert") * local_experts
-    y_ND = expert_ffn(
+  def own_experts(x_ND, weights_NA, experts_NA, stacks):
+    return expert_ffn(
       x_ND,
       weights_NA,
       experts_NA,
-      gate_EDF,
-      up_EDF,
-      down_EFD,
+      *stacks,
       implementation=implementation,
       precision=precision,
-      first_expert=first,
-      capacity=default_capacity(*experts_NA.shape, E),  # the router chooses among all of them
+      first_expert=jax.lax.axis_index("expert") * (E // peers),
+      capacity=default_capacity(routed, top_k, E),
     )
+
+  def body(x_ND, weights_NA, experts_NA, *shards):
+    whole = [_gathered(w, spec) for w, spec in zip(shards, stacks)]
+    if exchanging:
+      exchange = Exchange("expert", ROWS, E // peers, pieces, per_round, own_experts)
+      y_ND = exchanged_ffn(exchange, x_ND, weights_NA, experts_NA, whole)
+    else:
+      y_ND = own_experts(x_ND, weights_NA, experts_NA, whole)
+    summed = [axis for axis in ("expert", stacks[0][2]) if axis and axis not in split]
     return jax.lax.psum(y_ND, summed)
 
   # check_vma off: the dispatch may loop over carries that it starts from constants, which the
   # check would refuse. Gradients are right without it; tests hold them against one device.
   return jax.shard_map(
-    own_experts,
+    body,
     mesh=mesh,
-    in_specs=(rows, rows, rows, gate, gate, down),
+    in_specs=(rows, rows, rows, *stacks),
     out_specs=rows,
     check_vma=False,
   )(x_ND, weights_NA, experts_NA, gate_EDF, up_EDF, down_EFD)
+
+
+_STACKS = ("gate_EDF", "up_EDF", "down_EFD")
+
+
+def _expert_spec(mesh: Mesh, stack: Any, name: str) -> P:
+  """The table's placement of a stack; but adapters and FP8 blocks come gathered over `fsdp`."""
+  spec = _fit(mesh, parameter_spec(name, 3), stack.shape, name)
+  if isinstance(stack, jax.Array):
+    return spec
+  return P(*(None if entry == "fsdp" else entry for entry in spec))
+
+
+def _gathered(shard: Any, spec: P) -> Any:
+  """A device's experts whole but for `tensor`; the gradient is added up and split likewise."""
+  for axis, entry in enumerate(spec):
+    if entry == "fsdp":
+      shard = jax.lax.all_gather(shard, entry, axis=axis, tiled=True)
+  return shard
 
 
 def _letters(name: str) -> str:
@@ -235,25 +272,42 @@ def _key_name(key: Any) -> Any:
   return key
 
 
+def _axes(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  """The mesh axes in an entry of a PartitionSpec."""
+  return (entry,) if isinstance(entry, str) else (entry or ())
+
+
+def _entry(axes: tuple[str, ...]) -> str | tuple[str, ...] | None:
+  """The entry of a PartitionSpec that names these mesh axes."""
+  return axes if len(axes) > 1 else axes[0] if axes else None
+
+
 def _size(mesh: Mesh, entry: str | tuple[str, ...] | None) -> int:
   """How many ways an entry of a PartitionSpec splits an axis."""
-  axes = (entry,) if isinstance(entry, str) else (entry or ())
-  return math.prod(mesh.shape[axis] for axis in axes)
+  return math.prod(mesh.shape[axis] for axis in _axes(entry))
 
 
-def _row_axes(mesh: Mesh, rows: int) -> tuple[str, ...] | None:
-  """The mesh axes that split `rows` rows, or none where they do not divide."""
-  return ROWS if rows % _size(mesh, ROWS) == 0 else None
+def _dividing(mesh: Mesh, axes: tuple[str, ...], size: int) -> tuple[str, ...]:
+  """Those of the mesh axes, next to one another, that split an axis of `size` the most ways."""
+  runs = [axes[i:j] for i in range(len(axes)) for j in range(i + 1, len(axes) + 1)]
+  able = [run for run in runs if size % _size(mesh, run) == 0]
+  return max(able, key=lambda run: (_size(mesh, run), len(run)), default=())
+
+
+def _row_axes(mesh: Mesh, rows: int) -> tuple[str, ...]:
+  """The mesh axes that split `rows` rows: of `ROWS` as many from the left as divide them."""
+  able = [ROWS[:n] for n in range(len(ROWS), 0, -1) if rows % _size(mesh, ROWS[:n]) == 0]
+  return able[0] if able else ()
 
 
 def _fit(mesh: Mesh, spec: P, shape: tuple[int, ...], name: str) -> P:
-  """`spec` without the mesh axes that do not divide `shape`; ConfigError if that is an expert's."""
+  """`spec` without mesh axes that do not divide `shape`; ConfigError if that is an expert's."""
   entries = []
   for size, entry in zip(shape, spec, strict=False):
-    divides = size % _size(mesh, entry) == 0
-    if not divides and entry == "expert":
+    axes = _dividing(mesh, _axes(entry), size)
+    if not axes and entry == "expert":
       raise ConfigError(
         f"{name} holds {size} experts; they must divide by mesh.expert, {mesh.shape['expert']}."
       )
-    entries.append(entry if divides else None)
+    entries.append(_entry(axes))
   return P(*entries)

@@ -16,6 +16,7 @@ from deepseek_jax.decode.request import Event, Request, Samples, SamplingParams,
 from deepseek_jax.decode.schedule import Halt, Schedule
 from deepseek_jax.decode.weights import prepare
 from deepseek_jax.model.transformer import Transformer
+from deepseek_jax.sharding import row_devices
 from deepseek_jax.types import Weights
 
 __all__ = ["Engine", "Event", "Samples", "SamplingParams", "SlotEngine"]
@@ -79,8 +80,7 @@ class SlotEngine:
   @property
   def _devices(self) -> int:
     """How many of the mesh split rows."""
-    mesh = self.model.mesh
-    return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    return row_devices(self.model.mesh)
 
   @property
   def _sizes(self) -> list[int]:

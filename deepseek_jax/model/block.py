@@ -10,6 +10,7 @@ from deepseek_jax.model.layers import FeedForward, norm_scale, rms_norm
 from deepseek_jax.model.mla import MLA
 from deepseek_jax.model.moe import MoE
 from deepseek_jax.ops.precision import precision_of
+from deepseek_jax.sharding import constrain_rows
 from deepseek_jax.types import Routing, Span
 
 
@@ -30,15 +31,15 @@ class Block(nn.Module):
     attended, cache = self._attention(
       rms_norm(x_BTD, scale_D, c.norm_eps), rotation, queries, keys, cache, index
     )
-    x_BTD = x_BTD + attended
+    x_BTD = constrain_rows(self.mesh, x_BTD + attended)
     h_BTD = rms_norm(x_BTD, norm_scale(self, "ffn_norm_D", c.d_model), c.norm_eps)
     if not self.experts:
       dense = FeedForward(c.d_model, c.dense_ff, c.std, precision, name="ffn")
-      return x_BTD + dense(h_BTD), (None, cache)
+      return constrain_rows(self.mesh, x_BTD + dense(h_BTD)), (None, cache)
     assert c.moe is not None
     ffn = MoE(c.d_model, c.moe, c.std, self.compute.dispatch, self.mesh, precision, name="ffn")
     out_BTD, report = ffn(h_BTD, queries.segments_BT, bias_E)
-    return x_BTD + out_BTD, (report, cache)
+    return constrain_rows(self.mesh, x_BTD + out_BTD), (report, cache)
 
   def _attention(self, x_BTD, rotation, queries: Span, keys: Span, cache, index):
     """Dispatches on the kind of attention, which is data: the type of its configuration."""

@@ -21,6 +21,7 @@ from deepseek_jax.model.layered import is_layered, unstack
 from deepseek_jax.model.layers import matrix, norm_scale, rms_norm
 from deepseek_jax.model.mtp import MTPModule
 from deepseek_jax.ops.rope import angles
+from deepseek_jax.sharding import constrain_rows
 from deepseek_jax.types import Params, Routing, Span, Weights
 
 
@@ -151,7 +152,7 @@ class Transformer(nn.Module):
       self.predict_further(hidden_BTD, tokens_BT, span, bias_LE)
 
   def _embed(self, tokens_BT):
-    return self.embed_VD.astype(self.compute.dtype)[tokens_BT]
+    return constrain_rows(self.mesh, self.embed_VD.astype(self.compute.dtype)[tokens_BT])
 
   def _rotation(self, span: Span):
     """Cosines and sines of the rotary dimensions at the queries' positions."""

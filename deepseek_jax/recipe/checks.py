@@ -36,7 +36,7 @@ from deepseek_jax.train.start import read_architecture
 
 def check(config: R1Config, graph: Sequence[Node], origins: dict[str, Origin]) -> None:
   """ConfigError, in a sentence that names the stage, unless every stage can run."""
-  _splits(config, "engine_batch", config.engine_batch)
+  config.mesh.check_rows("engine_batch", config.engine_batch)
   for node in graph:
     settings, origin = getattr(config, node.stage), origins[node.stage]
     try:
@@ -57,7 +57,7 @@ def check(config: R1Config, graph: Sequence[Node], origins: dict[str, Origin]) -
 
 def _pretraining(config: R1Config, stage: PretrainStage, origin: Origin) -> None:
   _fits("length", stage.length, origin)
-  _splits(config, "batch", stage.batch)
+  config.mesh.check_rows("batch", stage.batch)
   task = open_task(config.task_of(stage))
   refuse_turns(task, "the recipe of R1")
   first = ProblemSource(task, 0)[0]  # of a task with worked solutions
@@ -67,7 +67,7 @@ def _pretraining(config: R1Config, stage: PretrainStage, origin: Origin) -> None
 def _tuning(config: R1Config, node: Node, stage: TuneStage, origins: dict[str, Origin]) -> None:
   own = origins[node.stage]
   _fits("length", stage.length, own)
-  _splits(config, "batch", stage.batch)
+  config.mesh.check_rows("batch", stage.batch)
   for name, written in stage.written.items():
     require(
       node.source is not None or not written.share,
@@ -93,7 +93,7 @@ def _reinforcement(config: R1Config, stage: ReinforceStage, origin: Origin) -> N
   rollout = stage.rl.rollout
   check_turns(open_task(config.task_of(stage)), rollout.turns, "rl.rollout.turns")
   _fits("rl.rollout.width", rollout.width, origin)
-  _splits(config, "rl.rollout.rows", rollout.rows)
+  config.mesh.check_rows("rl.rollout.rows", rollout.rows)
   _asked(config.task_of(stage), origin.tokenizer, rollout.template)
   learned = rollout.reward.learned
   if learned.weight:
@@ -146,9 +146,3 @@ def _fits(what: str, length: int, origin: Origin) -> None:
     f"{what} is of {length} tokens, more than the context of config.{origin.field}, "
     f"{origin.model.max_context}; lower it.",
   )
-
-
-def _splits(config: R1Config, name: str, rows: int) -> None:
-  """ConfigError unless rows can be dealt to the mesh."""
-  split = config.mesh.data * config.mesh.fsdp
-  require(rows % split == 0, f"{name} is {rows}; it must divide by mesh.data * mesh.fsdp, {split}.")

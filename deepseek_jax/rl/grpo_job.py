@@ -72,11 +72,7 @@ class GRPOJob:
       f"rl.rollout.width is {width}; it must not exceed model.max_context, "
       f"{self.model.max_context}.",
     )
-    rows, split = self.rl.rollout.rows, self.mesh.data * self.mesh.fsdp
-    require(
-      rows % split == 0,
-      f"rl.rollout.rows is {rows}; it must divide by mesh.data * mesh.fsdp, {split}.",
-    )
+    self.mesh.check_rows("rl.rollout.rows", self.rl.rollout.rows)
     require(
       self.optimizer.ema_decay is None,
       f"optimizer.ema_decay is {self.optimizer.ema_decay}; reinforcement keeps no average.",

@@ -27,7 +27,7 @@ from deepseek_jax.data.records import RecordError, whole_text
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.model.reward import has_head
 from deepseek_jax.model.transformer import Transformer
-from deepseek_jax.sharding import shard_batch
+from deepseek_jax.sharding import row_devices, shard_batch
 from deepseek_jax.train.reward_model import make_scorer
 from deepseek_jax.train.start import load_stored
 from deepseek_jax.train.workdir import read_config
@@ -116,8 +116,7 @@ class RewardModel:
 
   def _rows(self, count: int) -> int:
     """The smallest number of rows by doubling that holds `count`, and divides over the mesh."""
-    mesh = self.model.mesh
-    least = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    least = row_devices(self.model.mesh)
     return least << (-(-count // least) - 1).bit_length()
 
 

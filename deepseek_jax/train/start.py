@@ -38,11 +38,7 @@ def check_batch(batch: int, length: int, model: ModelConfig, mesh: MeshConfig) -
     length <= model.max_context,
     f"data.length is {length}; it must not exceed model.max_context, {model.max_context}.",
   )
-  rows = mesh.data * mesh.fsdp
-  require(
-    batch % rows == 0,
-    f"data.batch is {batch}; it must divide by mesh.data * mesh.fsdp, {rows}.",
-  )
+  mesh.check_rows("data.batch", batch)
 
 
 def resolve_model(values: Mapping[str, Any], init: str = "") -> ModelConfig:

@@ -27,21 +27,21 @@ MESHES = {
 @pytest.mark.parametrize(
   ("name", "ndim", "spec"),
   [
-    ("embed_VD", 2, P("tensor", "fsdp")),
-    ("head_DV", 2, P("fsdp", "tensor")),
+    ("embed_VD", 2, P("tensor", sharding.SPLIT)),
+    ("head_DV", 2, P(sharding.SPLIT, "tensor")),
     ("gate_EDF", 3, P("expert", "fsdp", "tensor")),
     ("gate_EDF", 4, P(None, "expert", "fsdp", "tensor")),  # a stack of layers
-    ("moe/ffn/shared/down_FD", 3, P(None, "tensor", "fsdp")),
-    ("router_DE", 2, P("fsdp", "expert")),
+    ("moe/ffn/shared/down_FD", 3, P(None, "tensor", sharding.SPLIT)),
+    ("router_DE", 2, P(sharding.SPLIT, None)),
     ("router_bias_LE", 2, P(None, "expert")),
-    ("q_down_DQ", 2, P("fsdp", None)),  # Q would be fsdp too, but D has it
-    ("q_up_QHK", 3, P("fsdp", "tensor", None)),
+    ("q_down_DQ", 2, P(sharding.SPLIT, None)),  # Q would be too, but D has them
+    ("q_up_QHK", 3, P(sharding.SPLIT, "tensor", None)),
     ("k_bias_GK", 3, P(None, "tensor", None)),
-    ("merge_WD", 2, P(None, "fsdp")),
+    ("merge_WD", 2, P(None, sharding.SPLIT)),
     ("norm_D", 1, P()),  # vectors stay whole
     ("norm_D", 2, P()),
-    ("tokens_BT", 3, P(None, ("data", "fsdp"), None)),  # micro-batches
-    ("latent_LBSC", 4, P(None, ("data", "fsdp"), None, None)),  # rows have fsdp, so C has not
+    ("tokens_BT", 3, P(None, sharding.ROWS, None)),  # micro-batches
+    ("latent_LBSC", 4, P(None, sharding.ROWS, None, None)),  # so C is whole
     ("count", 0, P()),
     ("embed_VD", 0, P()),  # a scalar kept per parameter
     ("kernel", 2, P()),
@@ -82,8 +82,19 @@ def test_axis_that_does_not_divide_stays_whole():
   mesh = make_mesh(MeshConfig(data=2, tensor=4))
   tree = {"k_DGK": jnp.zeros((6, 2, 8)), "q_DHK": jnp.zeros((6, 4, 8))}
   placed = sharding.state_shardings(mesh, tree)
-  assert placed["k_DGK"].spec == P("fsdp", None, None)  # two heads cannot lie on four devices
-  assert placed["q_DHK"].spec == P("fsdp", "tensor", None)
+  assert placed["k_DGK"].spec == P(
+    sharding.SPLIT, None, None
+  )  # two heads cannot lie on four devices
+  assert placed["q_DHK"].spec == P(sharding.SPLIT, "tensor", None)
+
+
+def test_an_axis_is_split_by_those_of_its_mesh_axes_that_divide_it():
+  mesh = make_mesh(MeshConfig(fsdp=2, expert=4))
+  tree = {"up_DF": jnp.zeros((12, 2)), "q_down_DQ": jnp.zeros((6, 8)), "x_BT": jnp.zeros((2, 3))}
+  placed = sharding.state_shardings(mesh, tree)
+  assert placed["up_DF"].spec == P("expert", None)  # twelve: by four, not by eight
+  assert placed["q_down_DQ"].spec == P("fsdp", None)
+  assert placed["x_BT"].spec == P(("data", "fsdp"), None)
 
 
 def test_experts_must_divide():
@@ -107,9 +118,9 @@ def test_batch_rows_are_split_also_behind_micro_batches():
   mesh = make_mesh(MESHES["data2_fsdp2_expert2"])
   rows = np.arange(3 * 8 * 5).reshape(3, 8, 5)
   batch = sharding.shard_batch(mesh, Batch(rows, rows, rows, rows.astype(np.float32)))
-  assert {s.data.shape for s in batch.tokens_BT.addressable_shards} == {(3, 2, 5)}
+  assert {s.data.shape for s in batch.tokens_BT.addressable_shards} == {(3, 1, 5)}
   np.testing.assert_array_equal(batch.tokens_BT, rows)
-  with pytest.raises(ConfigError, match=r"6 rows; .* mesh\.data \* mesh\.fsdp, 4"):
+  with pytest.raises(ConfigError, match=r"6 rows; .* mesh\.data \* mesh\.fsdp \* mesh\.expert, 8"):
     sharding.shard_batch(mesh, Batch(*(4 * [np.zeros((6, 5))])))
 
 

@@ -1,4 +1,4 @@
-"""Masked attention over grouped key/value heads: whole, and blockwise with an online softmax.
+"""Masked attention over grouped key/value heads, in the form that its lengths call for.
 
 One pair of functions serves every form: grouped-query attention; MLA expanded to full heads
 (G = H); and MLA absorbed, where the latent itself is one key/value head (G = 1). Softmax is
@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deepseek_jax.types import SHARED, Span
+from deepseek_jax.ops.blockwise import blockwise
+from deepseek_jax.ops.visibility import MASKED, visible_BTS
+from deepseek_jax.types import Span
 
 QUERY_BLOCK = 64  # rows of queries that share a cut of the keys, where these are in causal order
-MASKED = -1e30  # finite: a row without any visible key gets uniform weights, not NaN
 
 
 def attend(
@@ -26,6 +27,7 @@ def attend(
   keys: Span,
   scale: float,
   block: int,
+  devices: tuple[int, int] = (1, 1),
 ) -> jax.Array:
   """Attention output [B, T, H, U]; blockwise when several queries meet more than `block` keys.
 
@@ -34,17 +36,9 @@ def attend(
   if q_BTHK.shape[1] == 1:
     return single(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale)
   if k_BSGK.shape[1] > block:
-    return blockwise(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale, block)
+    return blockwise(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale, block, devices)
   form = causal if q_BTHK.shape[1] == k_BSGK.shape[1] else whole
   return form(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale)
-
-
-def visible_BTS(queries: Span, keys: Span) -> jax.Array:
-  """Which keys each query may see: at or before its position, of its segment or a shared one."""
-  own_BT1, key_B1S = queries.segments_BT[:, :, None], keys.segments_BT[:, None, :]
-  same = (own_BT1 == key_B1S) | (own_BT1 % SHARED == key_B1S)
-  past = keys.positions_BT[:, None, :] <= queries.positions_BT[:, :, None]
-  return same & past
 
 
 def naive(q_BTHK, k_BSGK, v_BSGU, queries: Span, keys: Span, scale: float) -> jax.Array:
@@ -153,94 +147,3 @@ def _whole_backward(scale, saved, grad_BGMU):
 
 
 _whole.defvjp(_whole_forward, _whole_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def blockwise(
-  q_BTHK, k_BSGK, v_BSGU, queries: Span, keys: Span, scale: float, block: int
-) -> jax.Array:
-  """Attention that holds scores of only `block` keys at a time, forward and backward.
-
-  Online softmax over key blocks (2205.14135); the backward pass recomputes each block's weights
-  from the saved log-normaliser.
-  """
-  return _blockwise_forward(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale, block)[0]
-
-
-def _blocks(x: jax.Array, block: int, fill: int = 0) -> jax.Array:
-  """[B, S, ...] -> [S / block, B, block, ...], padded with `fill`."""
-  pad = -x.shape[1] % block
-  x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2), constant_values=fill)
-  return jnp.moveaxis(x.reshape(x.shape[0], -1, block, *x.shape[2:]), 1, 0)
-
-
-def _key_blocks(k_BSGK, v_BSGU, keys: Span, block: int):
-  """Key-side arrays in blocks; padding keys get segment -1, which no query has."""
-  span = Span(_blocks(keys.positions_BT, block), _blocks(keys.segments_BT, block, fill=-1))
-  return _blocks(k_BSGK, block), _blocks(v_BSGU, block), span
-
-
-def _block_scores(q_BTGJK, k_BSGK, queries: Span, keys: Span, scale: float):
-  """Scaled, masked float32 scores [B, G, J, T, S] of one block, and its mask."""
-  scores = jnp.einsum("btgjk,bsgk->bgjts", q_BTGJK, k_BSGK, preferred_element_type=jnp.float32)
-  mask = visible_BTS(queries, keys)[:, None, None]
-  return jnp.where(mask, scores * scale, MASKED), mask
-
-
-def _blockwise_forward(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale, block):
-  B, T, H, K = q_BTHK.shape
-  G, U = v_BSGU.shape[2], v_BSGU.shape[3]
-  q = q_BTHK.reshape(B, T, G, H // G, K)
-
-  def step(carry, key_block):
-    top, total, out = carry  # running maximum and sum [B,G,J,T], output [B,G,J,T,U]
-    k, v, span = key_block
-    scores, mask = _block_scores(q, k, queries, span, scale)
-    new_top = jnp.maximum(top, scores.max(axis=-1))
-    weights = jnp.where(mask, jnp.exp(scores - new_top[..., None]), 0.0)
-    fade = jnp.exp(top - new_top)
-    total = total * fade + weights.sum(axis=-1)
-    new = jnp.einsum("bgjts,bsgu->bgjtu", weights, v, preferred_element_type=jnp.float32)
-    return (new_top, total, out * fade[..., None] + new), None
-
-  shape = (B, G, H // G, T)
-  start = (jnp.full(shape, MASKED), jnp.zeros(shape), jnp.zeros((*shape, U)))
-  (top, total, out), _ = jax.lax.scan(step, start, _key_blocks(k_BSGK, v_BSGU, keys, block))
-  total = jnp.where(total == 0, 1.0, total)  # a query that sees nothing gives zeros
-  out = out / total[..., None]
-  out_BTHU = jnp.moveaxis(out, 3, 1).reshape(B, T, H, U).astype(v_BSGU.dtype)
-  residuals = (q_BTHK, k_BSGK, v_BSGU, queries, keys, out_BTHU, top + jnp.log(total))
-  return out_BTHU, residuals
-
-
-def _blockwise_backward(scale, block, residuals, grad_BTHU):
-  q_BTHK, k_BSGK, v_BSGU, queries, keys, out_BTHU, log_norm = residuals
-  B, T, H, K = q_BTHK.shape
-  S, G = k_BSGK.shape[1], k_BSGK.shape[2]
-  q = q_BTHK.reshape(B, T, G, H // G, K)
-  grad = grad_BTHU.reshape(B, T, G, H // G, -1).astype(jnp.float32)
-  dot = (grad * out_BTHU.reshape(grad.shape)).sum(axis=-1)  # [B,T,G,J]
-  dot = jnp.moveaxis(dot, 1, 3)
-
-  def step(dq, key_block):
-    k, v, span = key_block
-    scores, mask = _block_scores(q, k, queries, span, scale)
-    weights = jnp.where(mask, jnp.exp(scores - log_norm[..., None]), 0.0)
-    dv = jnp.einsum("bgjts,btgju->bsgu", weights, grad)
-    dweights = jnp.einsum("btgju,bsgu->bgjts", grad, v.astype(jnp.float32))
-    dscores = weights * (dweights - dot[..., None]) * scale
-    dk = jnp.einsum("bgjts,btgjk->bsgk", dscores, q.astype(jnp.float32))
-    return dq + jnp.einsum("bgjts,bsgk->btgjk", dscores, k.astype(jnp.float32)), (dk, dv)
-
-  dq, (dk, dv) = jax.lax.scan(
-    step, jnp.zeros(q.shape, jnp.float32), _key_blocks(k_BSGK, v_BSGU, keys, block)
-  )
-
-  def unblock(x):
-    return jnp.moveaxis(x, 0, 1).reshape(B, -1, *x.shape[3:])[:, :S]
-
-  dq = dq.reshape(q_BTHK.shape).astype(q_BTHK.dtype)
-  return dq, unblock(dk).astype(k_BSGK.dtype), unblock(dv).astype(v_BSGU.dtype), None, None
-
-
-blockwise.defvjp(_blockwise_forward, _blockwise_backward)

@@ -48,6 +48,10 @@ class Piece(NamedTuple):
     part = part.astype(x.dtype).reshape(sizes)
     return jax.lax.dynamic_update_slice(x.reshape(shape), part, starts).reshape(x.shape)
 
+  def add(self, x: jax.Array, part: jax.Array, letters: str) -> jax.Array:
+    """`x` with `part` added to its part."""
+    return self.put(x, self.take(x, letters) + part, letters)
+
   def span(self, span: Span) -> Span:
     """Of its rows."""
     return Span(self.take(span.positions_BT, "BT"), self.take(span.segments_BT, "BT"))

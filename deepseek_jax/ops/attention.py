@@ -6,7 +6,7 @@ float32. Query and key width (K below) is whatever the form makes it; U is the v
 """
 
 import functools
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,13 +74,8 @@ def whole(q_BTHK, k_BSGK, v_BSGU, queries: Span, keys: Span, scale: float) -> ja
   Heads come first, so that no array of scores is ever transposed, and the backward pass makes the
   weights again from the scores rather than keep them.
   """
-  B, T, H, K = q_BTHK.shape
-  G, U = v_BSGU.shape[2], v_BSGU.shape[3]
-  q_BGJTK = jnp.moveaxis(q_BTHK.reshape(B, T, G, H // G, K), 1, 3)
-  k_BGSK, v_BGSU = jnp.swapaxes(k_BSGK, 1, 2), jnp.swapaxes(v_BSGU, 1, 2)
-  q_BGMK = q_BGJTK.reshape(B, G, -1, K)  # M: the rows of all query heads of one key/value head
-  out_BGMU = _whole(q_BGMK, k_BGSK, v_BGSU, visible_BTS(queries, keys), scale)
-  return jnp.moveaxis(out_BGMU.reshape(B, G, H // G, T, U), 3, 1).reshape(B, T, H, U)
+  T, S = q_BTHK.shape[1], k_BSGK.shape[1]
+  return _by_strips(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale, (Strip(0, T, S),))
 
 
 def causal(
@@ -89,27 +84,47 @@ def causal(
   """`whole` for keys that are the queries' own tokens: a block of queries meets no later keys."""
   T = q_BTHK.shape[1]
   bounds = np.linspace(0, T, max(1, round(T / block)) + 1).astype(int).tolist()
-
-  def cut(x: Any, start: int, end: int) -> Any:
-    return jax.tree.map(lambda a: a[:, start:end], x)
-
-  blocks = [
-    whole(
-      cut(q_BTHK, a, b),
-      cut(k_BSGK, 0, b),
-      cut(v_BSGU, 0, b),
-      cut(queries, a, b),
-      cut(keys, 0, b),
-      scale,
-    )
-    for a, b in zip(bounds, bounds[1:])
-  ]
-  return jnp.concatenate(blocks, axis=1)
+  strips = tuple(Strip(start, end, end) for start, end in zip(bounds, bounds[1:]))
+  return _by_strips(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale, strips)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _whole(q_BGMK, k_BGSK, v_BGSU, mask_BTS, scale: float) -> jax.Array:
-  return _whole_forward(q_BGMK, k_BGSK, v_BGSU, mask_BTS, scale)[0]
+class Strip(NamedTuple):
+  """Queries from `start` to `end`, which meet the first `met` keys."""
+
+  start: int
+  end: int
+  met: int
+
+  def queries(self, x_BGJTK: jax.Array) -> jax.Array:
+    """Theirs, [B, G, M, K]; M are the rows of all query heads of one key/value head."""
+    x = x_BGJTK[:, :, :, self.start : self.end]
+    return x.reshape(*x.shape[:2], -1, x.shape[-1])
+
+  def split(self, x_BGMK: jax.Array) -> jax.Array:
+    """The same by head, [B, G, J, T, K]."""
+    B, G, _, K = x_BGMK.shape
+    return x_BGMK.reshape(B, G, -1, self.end - self.start, K)
+
+  def mask_BTS(self, queries: Span, keys: Span) -> jax.Array:
+    """What is visible."""
+    own = Span(*(x[:, self.start : self.end] for x in (queries.positions_BT, queries.segments_BT)))
+    met = Span(*(x[:, : self.met] for x in (keys.positions_BT, keys.segments_BT)))
+    return visible_BTS(own, met)
+
+
+def _by_strips(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale, strips) -> jax.Array:
+  B, T, H, K = q_BTHK.shape
+  G, U = v_BSGU.shape[2], v_BSGU.shape[3]
+  q_BGJTK = jnp.moveaxis(q_BTHK.reshape(B, T, G, H // G, K), 1, 3)
+  k_BGSK, v_BGSU = (jnp.swapaxes(x[:, : strips[-1].met], 1, 2) for x in (k_BSGK, v_BSGU))
+  masks = [strip.mask_BTS(queries, keys) for strip in strips]
+  out_BGJTU = _strips(q_BGJTK, k_BGSK, v_BGSU, masks, scale, strips)
+  return jnp.moveaxis(out_BGJTU, 3, 1).reshape(B, T, H, U)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _strips(q_BGJTK, k_BGSK, v_BGSU, masks, scale: float, strips: tuple[Strip, ...]) -> jax.Array:
+  return _strips_forward(q_BGJTK, k_BGSK, v_BGSU, masks, scale, strips)[0]
 
 
 def _masked(x_BGMS, mask_BTS, fill: float) -> jax.Array:
@@ -118,32 +133,47 @@ def _masked(x_BGMS, mask_BTS, fill: float) -> jax.Array:
   return jnp.where(mask_BTS[:, None, None], x, fill).reshape(B, G, M, S)
 
 
-def _whole_scores(q_BGMK, k_BGSK, mask_BTS, scale: float) -> jax.Array:
+def _strip_scores(q_BGMK, k_BGSK, mask_BTS, scale: float) -> jax.Array:
   scores = jnp.einsum("bgmk,bgsk->bgms", q_BGMK, k_BGSK, preferred_element_type=jnp.float32)
   return _masked(scores * scale, mask_BTS, MASKED)
 
 
-def _whole_forward(q_BGMK, k_BGSK, v_BGSU, mask_BTS, scale):
-  scores = _whole_scores(q_BGMK, k_BGSK, mask_BTS, scale)
-  top = scores.max(axis=-1, keepdims=True)
-  weights = jnp.exp(scores - top)
-  total = weights.sum(axis=-1, keepdims=True)
-  weights = weights.astype(v_BGSU.dtype)
-  out = jnp.einsum("bgms,bgsu->bgmu", weights, v_BGSU, preferred_element_type=jnp.float32)
-  out = (out / total).astype(v_BGSU.dtype)
-  return out, (q_BGMK, k_BGSK, v_BGSU, mask_BTS, out, top, 1 / total)
+def _strips_forward(q_BGJTK, k_BGSK, v_BGSU, masks, scale, strips):
+  outs, kept = [], []
+  for strip, mask_BTS in zip(strips, masks):
+    k, v = k_BGSK[:, :, : strip.met], v_BGSU[:, :, : strip.met]
+    scores = _strip_scores(strip.queries(q_BGJTK), k, mask_BTS, scale)
+    top = scores.max(axis=-1, keepdims=True)
+    weights = jnp.exp(scores - top)
+    total = weights.sum(axis=-1, keepdims=True)
+    weights = weights.astype(v.dtype)
+    out = jnp.einsum("bgms,bgsu->bgmu", weights, v, preferred_element_type=jnp.float32)
+    outs.append(strip.split((out / total).astype(v.dtype)))
+    kept.append((top, 1 / total))
+  out_BGJTU = jnp.concatenate(outs, axis=3)
+  return out_BGJTU, (q_BGJTK, k_BGSK, v_BGSU, masks, out_BGJTU, kept)
 
 
-def _whole_backward(scale, saved, grad_BGMU):
-  q_BGMK, k_BGSK, v_BGSU, mask_BTS, out_BGMU, top, share = saved
-  weights = jnp.exp(_whole_scores(q_BGMK, k_BGSK, mask_BTS, scale) - top) * share
-  dv = jnp.einsum("bgms,bgmu->bgsu", weights.astype(v_BGSU.dtype), grad_BGMU)
-  dweights = jnp.einsum("bgmu,bgsu->bgms", grad_BGMU, v_BGSU, preferred_element_type=jnp.float32)
-  dot = jnp.sum((grad_BGMU * out_BGMU).astype(jnp.float32), axis=-1, keepdims=True)
-  # A row that sees nothing has uniform weights, through which no gradient goes to its scores.
-  dscores = _masked(weights * (dweights - dot) * scale, mask_BTS, 0.0).astype(q_BGMK.dtype)
-  dq = jnp.einsum("bgms,bgsk->bgmk", dscores, k_BGSK)
-  return dq, jnp.einsum("bgms,bgmk->bgsk", dscores, q_BGMK), dv, None
+def _strips_backward(scale, strips, saved, grad_BGJTU):
+  q_BGJTK, k_BGSK, v_BGSU, masks, out_BGJTU, kept = saved
+  dqs, dk, dv = [], None, None
+  for strip, mask_BTS, (top, share) in reversed(list(zip(strips, masks, kept))):
+    q, out, grad = (strip.queries(x) for x in (q_BGJTK, out_BGJTU, grad_BGJTU))
+    k, v = k_BGSK[:, :, : strip.met], v_BGSU[:, :, : strip.met]
+    weights = jnp.exp(_strip_scores(q, k, mask_BTS, scale) - top) * share
+    dweights = jnp.einsum("bgmu,bgsu->bgms", grad, v, preferred_element_type=jnp.float32)
+    dot = jnp.sum((grad * out).astype(jnp.float32), axis=-1, keepdims=True)
+    # A row that sees nothing has uniform weights, through which no gradient goes to its scores.
+    dscores = _masked(weights * (dweights - dot) * scale, mask_BTS, 0.0).astype(q.dtype)
+    dqs.append(strip.split(jnp.einsum("bgms,bgsk->bgmk", dscores, k)))
+    dk = _plus(dk, jnp.einsum("bgms,bgmk->bgsk", dscores, q))
+    dv = _plus(dv, jnp.einsum("bgms,bgmu->bgsu", weights.astype(v.dtype), grad))
+  return jnp.concatenate(dqs[::-1], axis=3), dk, dv, None
 
 
-_whole.defvjp(_whole_forward, _whole_backward)
+def _plus(sum_BGSK: jax.Array | None, new_BGSK: jax.Array) -> jax.Array:
+  """With what is new added to the first keys; the last strip, which meets all, comes first."""
+  return new_BGSK if sum_BGSK is None else sum_BGSK.at[:, :, : new_BGSK.shape[2]].add(new_BGSK)
+
+
+_strips.defvjp(_strips_forward, _strips_backward)

@@ -233,6 +233,13 @@ def test_attend_cuts_the_keys_and_turns_blockwise_above_the_block():
   assert biggest_array(attend, 256, 16) <= 2 * 256 * 16
 
 
+def test_causal_keeps_its_operands_once():
+  q, k, v, _ = inputs(3)
+  _, pull = jax.vjp(lambda q, k, v: causal(q, k, v, CAUSAL, CAUSAL, SCALE, 1), q, k, v)
+  kept = sum(x.size for x in jax.tree.leaves(pull) if x.dtype != bool)
+  assert kept == q.size + k.size + v.size + (B * T * H) * (U + 2)  # output, maximum, sum
+
+
 def test_causal_meets_no_later_keys():
   """The products' sizes, which say what is computed: four blocks meet 5/8 of all pairs."""
   q, k, v = [np.ones((1, 16, 2, 4), np.float32)] * 3

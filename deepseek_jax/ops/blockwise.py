@@ -200,6 +200,9 @@ def blockwise(
 ) -> jax.Array:
   """Attention [B, T, H, U] that keeps its operands, its output and log-normalisers [B, T, H].
 
+  Its temporaries are of one piece: tiles of scores, its part of the arrays with heads first, and in
+  float32 of its output or gradients.
+
   Args:
     q_BTHK, k_BSGK, v_BSGU: queries, keys and values; H is a multiple of G.
     queries, keys: where they stand. As many keys as queries are the same tokens in the same order,

@@ -224,7 +224,7 @@ class ComputeConfig:
   kernels: str = "auto"  # auto (on a Hopper GPU or a TPU) | off | ref | xla | tpu | mgpu
   remat: str = "none"  # none | full | dots
   unroll: int = 8  # stacks of at most so many layers run without a loop
-  attention_block: int = 1024  # keys above this use blockwise attention, in blocks of this size
+  attention_block: int = 1024  # above so many keys attention goes by blocks of at most this size
   dispatch: str = "auto"  # auto | dense | capacity | grouped: see ops/dispatch.py
 
   def __post_init__(self) -> None:

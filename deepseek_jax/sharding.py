@@ -179,6 +179,14 @@ def constrain_rows(mesh: Mesh | None, x: jax.Array) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, rows))
 
 
+def attention_split(mesh: Mesh | None, rows: int, heads: int) -> tuple[int, int]:
+  """Over how many devices the table splits the rows and the heads of an attention's queries."""
+  if mesh is None:
+    return 1, 1
+  spec = _fit(mesh, parameter_spec("q_BTHK", 4), (rows, 1, heads, 1), "q_BTHK")
+  return _size(mesh, spec[0]), _size(mesh, spec[2])
+
+
 def sharded_expert_ffn(
   mesh: Mesh,
   x_ND: jax.Array,

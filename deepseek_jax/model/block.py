@@ -10,7 +10,7 @@ from deepseek_jax.model.layers import FeedForward, norm_scale, rms_norm
 from deepseek_jax.model.mla import MLA
 from deepseek_jax.model.moe import MoE
 from deepseek_jax.ops.precision import precision_of
-from deepseek_jax.sharding import constrain_rows
+from deepseek_jax.sharding import attention_split, constrain_rows
 from deepseek_jax.types import Routing, Span
 
 
@@ -44,7 +44,8 @@ class Block(nn.Module):
   def _attention(self, x_BTD, rotation, queries: Span, keys: Span, cache, index):
     """Dispatches on the kind of attention, which is data: the type of its configuration."""
     c = self.config
-    how = (self.compute.attention_block, precision_of(self.compute, self.mesh))
+    devices = attention_split(self.mesh, x_BTD.shape[0], c.heads)
+    how = (self.compute.attention_block, precision_of(self.compute, self.mesh), devices)
     if isinstance(c.attention, MLAConfig):
       mla = MLA(c.d_model, c.heads, c.attention, c.rope, c.std, *how, name="attention")
       return mla(x_BTD, rotation, queries, keys, cache, index, self.absorbed)

@@ -25,6 +25,7 @@ class GQA(nn.Module):
   std: float
   block: int
   precision: Precision = PLAIN
+  devices: tuple[int, int] = (1, 1)  # over which jit splits rows and heads
 
   @nn.compact
   def __call__(
@@ -46,7 +47,7 @@ class GQA(nn.Module):
       k_BSGK = jnp.moveaxis(cache["k_BGKS"].astype(x_BTD.dtype), 3, 1)
       v_BSGK = jnp.swapaxes(cache["v_BGSU"].astype(x_BTD.dtype), 1, 2)
     scale = softmax_scale(self.rope, c.head_dim)
-    out_BTHK = attend(q_BTHK, k_BSGK, v_BSGK, queries, keys, scale, self.block)
+    out_BTHK = attend(q_BTHK, k_BSGK, v_BSGK, queries, keys, scale, self.block, self.devices)
     out_HKD = matrix(self, "out_HKD", (self.heads, c.head_dim, D), self.std)
     out_HKD = self.precision.operand(out_HKD, x_BTD.dtype)
     return from_heads(out_BTHK, out_HKD, self.precision), cache

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from deepseek_jax.config import MLAConfig, RopeConfig
 from deepseek_jax.model.cache import write
 from deepseek_jax.model.layers import matrix, norm_scale, rms_norm
-from deepseek_jax.ops.attention import attend, visible_BTS
+from deepseek_jax.ops.attention import attend
 from deepseek_jax.ops.linear import from_heads, linear, to_heads
 from deepseek_jax.ops.low_rank import LowRank
 from deepseek_jax.ops.precision import PLAIN, Precision
 from deepseek_jax.ops.rope import rotate, softmax_scale
+from deepseek_jax.ops.visibility import visible_BTS
 from deepseek_jax.types import Span
 from pallas_kernels.mla.api import mla_decode
 
@@ -34,6 +35,7 @@ class MLA(nn.Module):
   std: float
   block: int
   precision: Precision = PLAIN
+  devices: tuple[int, int] = (1, 1)  # over which jit splits rows and heads
 
   @nn.compact
   def __call__(
@@ -71,7 +73,7 @@ class MLA(nn.Module):
       k_rope = jnp.broadcast_to(rope_BSR[:, :, None], (*k_nope.shape[:3], c.rope_dim))
       v_BSHU = to_heads(latent_BSC, v_up, self.precision)
       k = jnp.concatenate([k_nope, k_rope], axis=-1)
-      out_BTHU = attend(q, k, v_BSHU, queries, keys, scale, self.block)
+      out_BTHU = attend(q, k, v_BSHU, queries, keys, scale, self.block, self.devices)
     out_HUD = self._matrix("out_HUD", (self.heads, c.v_dim, self.d_model), x_BTD)
     return from_heads(out_BTHU, out_HUD, self.precision), cache
 
@@ -83,7 +85,8 @@ class MLA(nn.Module):
       implementation = self.precision.implementation
       return mla_decode(*args, latent=C, scale=scale, implementation=implementation)[:, None]
     kv_BSGX = kv_BSX[:, :, None]  # one head of keys, which are the values too
-    mixed_BTHX = attend(q_BTHX, kv_BSGX, kv_BSGX, queries, keys, scale, self.block)
+    how = (queries, keys, scale, self.block, self.devices)
+    mixed_BTHX = attend(q_BTHX, kv_BSGX, kv_BSGX, *how)
     return mixed_BTHX[..., :C]  # cheaper than to cut the cache
 
   def _matrix(self, name: str, shape: tuple[int, ...], x: jax.Array) -> jax.Array:

@@ -8,8 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from deepseek_jax.config import GQAConfig, MLAConfig, ModelConfig, MoEConfig
+from deepseek_jax.config import ComputeConfig, GQAConfig, MLAConfig, ModelConfig, MoEConfig
 from deepseek_jax.model.transformer import Transformer, init_weights
+from deepseek_jax.ops import blockwise
 from deepseek_jax.sharding import MeshConfig, init_sharded, make_mesh, shard_batch, state_shardings
 from deepseek_jax.train.pretrain import PretrainKnobs, make_step
 from deepseek_jax.train.state import TrainState, init_state
@@ -125,3 +126,14 @@ def test_state_is_created_in_shards(newer_emitters):
   assert {shard.data.shape for shard in gate.addressable_shards} == {(2, 4, 8, 16)}
   assert state.opt_state.trace["moe"]["ffn"]["gate_EDF"].sharding == gate.sharding
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), wanted)
+
+
+def test_attention_in_blocks_on_a_mesh_is_that_of_one_device(beginnings, alone, monkeypatch):
+  monkeypatch.setattr(blockwise, "TILE", 32)  # of which a device has several
+  model = Transformer(
+    MOE, ComputeConfig(attention_block=5), make_mesh(MeshConfig(fsdp=4, tensor=2))
+  )
+  state, metrics = stepped(model, beginnings[MOE], micro_batches())
+  expected, expected_metrics = alone[MOE]
+  assert_equal(metrics["loss"], expected_metrics["loss"], "loss")
+  jax.tree.map(lambda x, y: assert_equal(x, y, "gradient"), state.opt_state, expected.opt_state)

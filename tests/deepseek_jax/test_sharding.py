@@ -219,3 +219,10 @@ def assert_close(found, expected, tolerance: float):
   found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
   difference = np.linalg.norm(found - expected)
   assert difference <= tolerance * np.linalg.norm(expected), difference / np.linalg.norm(expected)
+
+
+def test_attention_is_split_where_its_rows_and_heads_divide():
+  mesh = make_mesh(MeshConfig(fsdp=4, tensor=2))
+  assert sharding.attention_split(mesh, 8, 6) == (4, 2)
+  assert sharding.attention_split(mesh, 6, 3) == (1, 1)
+  assert sharding.attention_split(None, 8, 6) == (1, 1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deepseek_jax.ops.attention import attend, blockwise, causal, naive, single, whole
-from deepseek_jax.types import Span
+from deepseek_jax.types import SHARED, Span
 
 B, T, H, G, K, U = 2, 13, 4, 2, 6, 5
 SCALE = 0.4
@@ -44,10 +44,18 @@ SLOTS = span(
   np.maximum(np.arange(20) - [[0], [2]], 0), np.where(np.arange(20) < 17, 1, -1) * np.ones((B, 1))
 )
 SLOTS.segments_BT[1, :2] = 0
+# A prompt, and three answers to it that do not see one another; the last three tokens are padding.
+BRANCHES = span(
+  np.tile([0, 1, 2, 3, 2, 3, 4, 2, 3, 4, 0, 1, 2], (B, 1)),
+  np.tile(
+    [1] * 2 + [SHARED + 1] * 2 + [2 * SHARED + 1] * 3 + [3 * SHARED + 1] * 3 + [0] * 3, (B, 1)
+  ),
+)
 CASES = {
   "causal": (CAUSAL, CAUSAL),
   **{f"packed {seed}": (packed(seed), packed(seed)) for seed in range(3)},
   "cached": (CACHED, SLOTS),
+  "shared": (BRANCHES, BRANCHES),
 }
 
 
@@ -59,7 +67,8 @@ def slow(q_BTHK, k_BSGK, v_BSGU, queries, keys, scale):
   kp, ks = np.asarray(keys.positions_BT), np.asarray(keys.segments_BT)
   for b, t, h in np.ndindex(B, T, H):
     g = h // (H // k.shape[2])
-    seen = [s for s in range(k.shape[1]) if ks[b, s] == qs[b, t] and kp[b, s] <= qp[b, t]]
+    own = (qs[b, t], qs[b, t] % SHARED)
+    seen = [s for s in range(k.shape[1]) if ks[b, s] in own and kp[b, s] <= qp[b, t]]
     scores = np.array([q[b, t, h] @ k[b, s, g] for s in seen]) * scale
     e = np.exp(scores - scores.max())
     out[b, t, h] = sum(w * v[b, s, g] for w, s in zip(e / e.sum(), seen))
@@ -216,12 +225,19 @@ def _holds_equations(value):
 def test_blockwise_never_holds_all_scores():
   length, block = 512, 32
   assert biggest_array(naive, length) >= 2 * length * length
-  assert biggest_array(blockwise, length, block) <= 2 * length * block
+  assert biggest_array(blockwise, length, block) == 2 * length * 4  # of an operand
 
 
 def test_attend_cuts_the_keys_and_turns_blockwise_above_the_block():
   assert biggest_array(attend, 256, 256) == 2 * 64 * 256
   assert biggest_array(attend, 256, 16) <= 2 * 256 * 16
+
+
+def test_causal_keeps_its_operands_once():
+  q, k, v, _ = inputs(3)
+  _, pull = jax.vjp(lambda q, k, v: causal(q, k, v, CAUSAL, CAUSAL, SCALE, 1), q, k, v)
+  kept = sum(x.size for x in jax.tree.leaves(pull) if x.dtype != bool)
+  assert kept == q.size + k.size + v.size + (B * T * H) * (U + 2)  # output, maximum, sum
 
 
 def test_causal_meets_no_later_keys():

@@ -1,0 +1,176 @@
+"""Bytes on each device while a step is computed, by kind.
+
+What a run keeps is counted from the arrays' own shapes where `sharding.py` puts them. What a step
+holds besides is an estimate of what a compiler cannot avoid:
+
+  gradients     float32, as the parameters; with several micro-batches the sum and one more
+  activations   what is kept for the backward pass, and the largest block's intermediates with their
+                gradients, attention's scores of a block of keys among them
+  gathered      the largest layer's weights in use, as much fetched meanwhile, and its gradients
+  exchange      tokens of a round sent and received, and what comes back
+  logits        a chunk's in float32, their gradient, and the head
+  sampling      the sampler's copy of the weights and the caches (reinforcement)
+"""
+
+import dataclasses
+
+from deepseek_jax.config import MLAConfig, ModelConfig
+from deepseek_jax.plan.exchange import devices_per_token
+from deepseek_jax.plan.memory import cache_bytes
+from deepseek_jax.plan.placement import Placed, exchanges, row_devices, ways
+from deepseek_jax.plan.workload import Workload
+
+ROUND_ROWS = 2**15  # rows that a device receives in a round of the exchange, about
+_KINDS = ("parameters", "reference", "average", "moments")  # kept from step to step
+
+
+@dataclasses.dataclass(frozen=True)
+class Footprint:
+  """Bytes of one device by kind, of the phase of a step that takes most."""
+
+  kinds: dict[str, float]
+  phase: str = "update"
+
+  @property
+  def total(self) -> float:
+    """All of them."""
+    return sum(self.kinds.values())
+
+  @property
+  def kept(self) -> float:
+    """What is there all the time: a compiled step's arguments, but for the batch."""
+    return sum(self.kinds.get(kind, 0.0) for kind in _KINDS)
+
+
+def footprint(workload: Workload) -> Footprint:
+  """Of the update, or of sampling where that takes more."""
+  phases = [Footprint(_kept(workload) | _update(workload))]
+  if workload.sampling is not None:
+    phases.append(Footprint(_kept(workload) | sampling(workload), "sampling"))
+  return max(phases, key=lambda phase: phase.total)
+
+
+def _kept(workload: Workload) -> dict[str, float]:
+  return {kind: size for kind, size in workload.kept.items() if kind in _KINDS}
+
+
+def _update(workload: Workload) -> dict[str, float]:
+  return {
+    "gradients": workload.kept["trained"] * min(2, workload.micro_batches),
+    "activations": activations(workload),
+    "gathered weights": gathered(workload),
+    "exchange buffers": exchange_buffers(workload),
+    "logits": logits(workload),
+  }
+
+
+def local_tokens(workload: Workload) -> float:
+  """Tokens of a micro-batch on a device."""
+  return workload.rows * workload.length / row_devices(workload.mesh)
+
+
+def activations(workload: Workload) -> float:
+  """Residuals of all layers, and the intermediates of the one whose backward pass runs."""
+  config, tokens, item = workload.model, local_tokens(workload), workload.item
+  attention = attention_numbers(config) / min(workload.mesh.tensor, config.heads)
+  feed_forward = feed_forward_numbers(workload)
+  layers = config.layers + config.mtp_depth
+  working = max(2 * attention + _scores(workload) / item, 2 * max(feed_forward)) + 4 * config.d_model
+  kept = {
+    "full": layers * config.d_model,
+    "dots": layers * (2 * config.d_model + attention) + _all_layers(config, feed_forward) * 2 / 3,
+    "none": layers * (6 * config.d_model + attention) + _all_layers(config, feed_forward),
+  }[workload.compute.remat]
+  return tokens * item * (kept + working)
+
+
+def attention_numbers(config: ModelConfig) -> int:
+  """Numbers of a token's queries, keys, values and output in one layer, of all heads."""
+  attention = config.attention
+  if isinstance(attention, MLAConfig):
+    width = 2 * (attention.nope_dim + attention.rope_dim) + 2 * attention.v_dim
+    return config.heads * width
+  return 2 * (config.heads + attention.kv_heads) * attention.head_dim
+
+
+def feed_forward_numbers(workload: Workload) -> tuple[float, float]:
+  """Numbers of a token's hidden features on a device: in a dense layer, in one of experts.
+
+  With experts a device has the rows of its own experts instead of its tokens', as many if loads
+  are even; where tokens are exchanged, of one round.
+  """
+  config, tensor = workload.model, workload.mesh.tensor
+  dense = 3 * config.dense_ff / tensor
+  if config.moe is None:
+    return dense, 0.0
+  tokens = local_tokens(workload)
+  rows = tokens * config.moe.top_k
+  if exchanges(workload.mesh):
+    sent = devices_per_token(config.moe, workload.mesh.expert)
+    rows *= min(1.0, ROUND_ROWS / (tokens * sent))
+  routed = rows / tokens * (3 * config.moe.expert_ff / tensor + 2 * config.d_model)
+  return dense, routed + 3 * config.moe.shared * config.moe.expert_ff / tensor
+
+
+def _all_layers(config: ModelConfig, feed_forward: tuple[float, float]) -> float:
+  """The feed-forwards' numbers of all layers."""
+  with_experts = config.expert_layers + (config.mtp_depth if config.moe else 0)
+  dense = config.layers + config.mtp_depth - with_experts
+  return dense * feed_forward[0] + with_experts * feed_forward[1]
+
+
+def _scores(workload: Workload) -> float:
+  """Bytes of a token's float32 scores of a block of keys, their weights and their gradients."""
+  block = min(workload.compute.attention_block, workload.length)
+  return 3 * 4 * workload.model.heads / min(workload.mesh.tensor, workload.model.heads) * block
+
+
+def gathered(workload: Workload) -> float:
+  """The largest layer's weights as they are used, fetched ahead and differentiated."""
+  stacks: dict[str, float] = {}
+  for array in workload.arrays:
+    if array.gathered and not is_vocabulary(array):
+      group = array.path.partition("/")[0]
+      stacks[group] = stacks.get(group, 0.0) + 3 * used_layer(workload, array)
+  return max(stacks.values(), default=0.0)
+
+
+def used_layer(workload: Workload, array: Placed) -> float:
+  """Bytes of one layer of an array while it is used."""
+  return array.used(workload.mesh, workload.item) / array.layers
+
+
+def is_vocabulary(array: Placed) -> bool:
+  """Whether it is the embedding or the head, which no layer uses."""
+  return array.path in ("embed_VD", "head_DV")
+
+
+def exchange_buffers(workload: Workload) -> float:
+  """Tokens sent and received in a round, their results, and as much of their gradients."""
+  config, mesh = workload.model, workload.mesh
+  if config.moe is None or not exchanges(mesh):
+    return 0.0
+  rows = min(float(ROUND_ROWS), local_tokens(workload) * devices_per_token(config.moe, mesh.expert))
+  return 6 * rows * config.d_model * workload.item
+
+
+def logits(workload: Workload) -> float:
+  """A chunk's logits, their exponentials and gradient; head and embedding, and the head's gradient."""
+  config, mesh = workload.model, workload.mesh
+  split = mesh.tensor if config.vocab % mesh.tensor == 0 else 1
+  chunk = max(1.0, min(workload.loss_chunk, workload.rows * workload.length) / row_devices(mesh))
+  matrix = config.vocab * config.d_model / split
+  return 3 * 4 * chunk * config.vocab / split + matrix * (2 * workload.item + 4)
+
+
+def sampling(workload: Workload) -> dict[str, float]:
+  """While samples are drawn: the sampler's weights and caches, which double as they grow."""
+  plan, mesh = workload.sampling, workload.mesh
+  assert plan is not None
+  copy = sum(
+    array.size / ways(mesh, array.axes) * workload.item
+    for array in workload.arrays
+  )
+  rows = min(plan.rows, plan.samples) / row_devices(mesh)
+  cache = cache_bytes(workload.model, plan.prompt + plan.longest, dtype=workload.compute.dtype)
+  return {"sampler's weights": copy, "caches": 1.5 * max(1.0, rows) * cache}

@@ -7,8 +7,9 @@
 --topology is a slice as Google names it (v5p-1024 has 512 chips), its torus (v5p:8x8x8) or a count
 of GPUs (h800-2048). --model is a preset, which takes the place of the config's model, or is planned
 by itself: --rows_per_device rows of --length tokens on the quickest mesh. --search looks for that
-under the device's memory or --memory=GB. --published prints how DeepSeek's published costs follow. --out
-writes plan.html; --compile has the TPU's compiler say its own figures (pip install libtpu).
+under the device's memory or --memory=GB. --published prints how DeepSeek's published costs follow.
+--out writes plan.html; --compile has the TPU's compiler say its own figures, for which
+pip install -e '.[plan]'.
 """
 
 import dataclasses
@@ -21,11 +22,19 @@ from ml_collections import config_flags
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.evaluate.plan_page import write_plan_page
 from deepseek_jax.paths import local_path
+from deepseek_jax.plan.compiled import compile_step
 from deepseek_jax.plan.estimate import Plan, plan
 from deepseek_jax.plan.published import derivations
 from deepseek_jax.plan.roofline import Attained
 from deepseek_jax.plan.search import search
-from deepseek_jax.plan.tables import Table, heading, meshes_table, published_table, tables
+from deepseek_jax.plan.tables import (
+  Table,
+  compiled_table,
+  heading,
+  meshes_table,
+  published_table,
+  tables,
+)
 from deepseek_jax.plan.topology import Topology, topology
 from deepseek_jax.plan.workload import Workload
 from deepseek_jax.presets import preset
@@ -52,8 +61,10 @@ def main() -> None:
     made, shown = _search(work, place)
   else:
     made = plan(work, place, _attained(), _price())
-  require(0 < FLAGS.context, f"--context is {FLAGS.context}; it must be positive.")
+  require(FLAGS.context > 0, f"--context is {FLAGS.context}; it must be positive.")
   shown += tables(made, FLAGS.context)
+  if FLAGS.compile:
+    shown.append(compiled_table(made, compile_step(made.workload, place)))
   print("\n\n".join([heading(made), *(table.text() for table in shown)]))
   if FLAGS.out:
     file = local_path(FLAGS.out) / "plan.html"
@@ -65,7 +76,8 @@ def _workload(place: Topology) -> Workload:
   """What --config asks, or one step of --model by itself."""
   if not FLAGS["config"].present:
     require(
-      bool(FLAGS.model), "nothing is named to plan; give --config=configs/NAME.py or --model=PRESET."
+      bool(FLAGS.model),
+      "nothing is named to plan; give --config=configs/NAME.py or --model=PRESET.",
     )
     rows, length = (FLAGS[name].value or default for name, default in _OF_A_PRESET.items())
     require(
@@ -75,7 +87,7 @@ def _workload(place: Topology) -> Workload:
     values: dict[str, Any] = preset_values(FLAGS.model, rows * place.devices, length)
     return planned(values, FLAGS.model, FLAGS.model)
   for name in _OF_A_PRESET:
-    require(FLAGS[name].value is None, f"--{name} is for --model alone; set the config's own field.")
+    require(FLAGS[name].value is None, f"--{name} is for --model alone; set the config's field.")
   name = Path(config_flags.get_config_filename(FLAGS["config"])).stem
   return planned(program.config_values(), name, FLAGS.model or "", FLAGS.stage, FLAGS.sampled or 0)
 
@@ -119,12 +131,13 @@ if __name__ == "__main__":
   flags.DEFINE_string("topology", None, "v5p-1024, v5p:8x8x8, h800-2048 ...")
   flags.DEFINE_integer("rows_per_device", None, "Of a preset by itself; 4 if not given.")
   flags.DEFINE_integer("length", None, "Of a preset's rows; 4096 if not given.")
-  flags.DEFINE_integer("sampled", None, "Mean tokens of a sample; half of the longest if not given.")
+  flags.DEFINE_integer("sampled", None, "Mean tokens of a sample; by default half of the longest.")
   flags.DEFINE_integer("context", 131_072, "Tokens of the request that is served.")
-  flags.DEFINE_float("price", None, "US dollars per device-hour; see deepseek_jax/plan/hardware.py.")
+  flags.DEFINE_float("price", None, "US dollars per device-hour; see plan/hardware.py.")
   flags.DEFINE_list("attained", [], "Shares of the makers' figures, like compute=0.5,overlap=0.9.")
   flags.DEFINE_bool("search", False, "Find the quickest mesh that fits.")
   flags.DEFINE_float("memory", None, "GB of a device that a search may use.")
   flags.DEFINE_bool("published", False, "Print how DeepSeek's published costs follow, and end.")
   flags.DEFINE_string("out", None, "The directory to write plan.html into.")
+  flags.DEFINE_bool("compile", False, "Ask the TPU's compiler too; needs libtpu, and minutes.")
   program.run(main)

@@ -10,11 +10,11 @@ from deepseek_jax.plan.memory import readable
 from deepseek_jax.plan.tables import Table, heading
 from deepseek_jax.train.workdir import write_atomically
 
-_WIDTH, _LEFT, _RIGHT, _ROW = 600, 130, 80, 26  # of the picture, in its own units
+_WIDTH, _LEFT, _RIGHT, _ROW = 420, 125, 72, 24  # of the picture, in its own units
 _DARK = "@media (prefers-color-scheme: dark)"
 _STYLE = f"""
 :root {{ color-scheme: light dark; }}
-figure img {{ max-width: 640px; }}
+figure img {{ max-width: 600px; }}
 {_DARK} {{
   body {{ color: #ddd; background: #16181c; }}
   figcaption {{ color: #aaa; }}
@@ -38,9 +38,8 @@ def _table(table: Table) -> str:
 
 def _picture(plan: Plan) -> str:
   limit = plan.topology.device.memory
-  note = (
-    f"Memory of a device: {readable(int(plan.footprint.total))} of {readable(limit)}"
-    + ("" if plan.fits else ", which does not suffice")
+  note = f"Memory of a device: {readable(int(plan.footprint.total))} of {readable(limit)}" + (
+    "" if plan.fits else ", which does not suffice"
   )
   return page.picture(memory_bars(plan), note)
 

@@ -75,7 +75,7 @@ def activations(workload: Workload) -> float:
   attention = attention_numbers(config) / min(workload.mesh.tensor, config.heads)
   feed_forward = feed_forward_numbers(workload)
   layers = config.layers + config.mtp_depth
-  working = max(2 * attention + _scores(workload) / item, 2 * max(feed_forward)) + 4 * config.d_model
+  working = 2 * max(attention + _scores(workload) / item / 2, *feed_forward) + 4 * config.d_model
   kept = {
     "full": layers * config.d_model,
     "dots": layers * (2 * config.d_model + attention) + _all_layers(config, feed_forward) * 2 / 3,
@@ -155,7 +155,7 @@ def exchange_buffers(workload: Workload) -> float:
 
 
 def logits(workload: Workload) -> float:
-  """A chunk's logits, their exponentials and gradient; head and embedding, and the head's gradient."""
+  """A chunk's logits, exponentials and gradient; head, embedding and the head's gradient."""
   config, mesh = workload.model, workload.mesh
   split = mesh.tensor if config.vocab % mesh.tensor == 0 else 1
   chunk = max(1.0, min(workload.loss_chunk, workload.rows * workload.length) / row_devices(mesh))
@@ -167,10 +167,7 @@ def sampling(workload: Workload) -> dict[str, float]:
   """While samples are drawn: the sampler's weights and caches, which double as they grow."""
   plan, mesh = workload.sampling, workload.mesh
   assert plan is not None
-  copy = sum(
-    array.size / ways(mesh, array.axes) * workload.item
-    for array in workload.arrays
-  )
+  copy = sum(array.size / ways(mesh, array.axes) * workload.item for array in workload.arrays)
   rows = min(plan.rows, plan.samples) / row_devices(mesh)
   cache = cache_bytes(workload.model, plan.prompt + plan.longest, dtype=workload.compute.dtype)
   return {"sampler's weights": copy, "caches": 1.5 * max(1.0, rows) * cache}

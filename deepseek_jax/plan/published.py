@@ -181,7 +181,7 @@ def serving_margin() -> Derivation:
     Line("of them read by each H800", computed, "/s", COUNTED),
     Line("which takes of its bfloat16 peak", 100 * read, "%", COUNTED),
     Line("output tokens of a node", day.decode, "/s", PUBLISHED),
-    Line("which takes of HBM's speed, at 21 tokens/s a user", 100 * _decode_share(day), "%", COUNTED),
+    Line("which takes of HBM's speed, at 21/s a user", 100 * _decode_share(day), "%", COUNTED),
     Line("price of an H800-hour", _PRICE, "$", PUBLISHED),
     Line("R1's prices: hit", day.hit_price, "$/M", PUBLISHED),
     Line("R1's prices: miss", day.miss_price, "$/M", PUBLISHED),

@@ -34,9 +34,7 @@ class Phases:
     return self.sampling + self.scoring + self.updating + self.weights
 
 
-def phases(
-  workload: Workload, topology: Topology, attained: Attained, update: StepTime
-) -> Phases:
+def phases(workload: Workload, topology: Topology, attained: Attained, update: StepTime) -> Phases:
   """Of one iteration; `update` is one training step of the workload."""
   plan = workload.sampling
   assert plan is not None

@@ -146,10 +146,7 @@ def _memory_bytes(workload: Workload) -> float:
   config, count = workload.model, passes(workload)
   tokens = local_tokens(workload) * workload.micro_batches
   moved = 2 * tokens * workload.item * _layer_numbers(config, workload) * count
-  weights = sum(
-    array.used(workload.mesh, workload.item)
-    for array in workload.arrays
-  )
+  weights = sum(array.used(workload.mesh, workload.item) for array in workload.arrays)
   return moved + weights * count * workload.micro_batches
 
 

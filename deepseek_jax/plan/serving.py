@@ -77,7 +77,8 @@ class Serving:
       size = 2 * 2 * 2 * rows * width * self.model.layers
       return size / (self._link() * self.attained.links)
     parts = next(n for n in range(min(self.devices, moe.experts), 0, -1) if moe.experts % n == 0)
-    size = rows / self.devices * devices_per_token(moe, parts) * 3 * width * self.model.expert_layers
+    copies = rows / self.devices * devices_per_token(moe, parts)
+    size = copies * 3 * width * self.model.expert_layers
     return size / (self._link() * self.attained.links)
 
   def _link(self) -> float:

@@ -3,6 +3,7 @@
 import dataclasses
 
 from deepseek_jax.config import ModelConfig
+from deepseek_jax.plan.compiled import Compiled
 from deepseek_jax.plan.estimate import Plan, told
 from deepseek_jax.plan.flops import active_parameters, flops_by_part, parameters
 from deepseek_jax.plan.memory import cache_bytes, readable
@@ -142,8 +143,11 @@ def request_table(
   model: ModelConfig, topology: Topology, context: int, attained: Attained
 ) -> Table:
   """One long request, alone and among as many as fit, on the fewest devices that hold it."""
-  dtypes = ("bfloat16", "fp8") if topology.device.flops["fp8"] > topology.device.flops["bfloat16"] \
+  dtypes = (
+    ("bfloat16", "fp8")
+    if topology.device.flops["fp8"] > topology.device.flops["bfloat16"]
     else ("bfloat16",)
+  )
   cache = cache_bytes(model, context)
   rows = []
   for dtype in dtypes:
@@ -194,10 +198,31 @@ def meshes_table(plans: list[Plan], most: int = 8) -> Table:
   )
 
 
+def compiled_table(plan: Plan, found: Compiled) -> Table:
+  """What the compiler says of a device, beside the plan."""
+  kept, total = plan.footprint.kept, plan.footprint.total
+  rows = []
+  for name, planned, compiled in (
+    ("state (arguments)", kept, found.arguments),
+    ("all the rest (temporaries)", total - kept, found.temporaries),
+    ("sum", total, found.arguments + found.temporaries),
+  ):
+    sizes = readable(int(planned)), readable(int(compiled))
+    rows.append((name, *sizes, f"{planned / compiled:.2f}"))
+  told_ = ", ".join(f"{count} {name}" for name, count in sorted(found.collectives.items()))
+  verdict = "it fits" if found.fits else "it does NOT fit"
+  return Table(
+    f"Compiled in {seconds(found.seconds)}: {verdict}; {told_ or 'no collectives'}",
+    ("memory of a device", "planned", "compiled", "ratio"),
+    tuple(rows),
+  )
+
+
 def published_table(derivation: Derivation) -> Table:
   """How a published figure follows."""
-  rows = [(line.what, f"{line.value:,.4g} {line.unit}".strip(), line.kind) for line in
-          derivation.lines]
+  rows = [
+    (line.what, f"{line.value:,.4g} {line.unit}".strip(), line.kind) for line in derivation.lines
+  ]
   for name, told_, derived, unit in derivation.results:
     error = derivation.errors()[name]
     value = f"{derived:,.5g} {unit}".strip()

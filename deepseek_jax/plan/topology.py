@@ -36,6 +36,17 @@ class Topology:
     """Devices that fast links join."""
     return min(self.devices, self.device.domain)
 
+  @property
+  def sides(self) -> tuple[int, ...]:
+    """The torus in chips: as it is given, or as cubic as its chips can be laid."""
+    if self.shape or not self.device.torus:
+      return self.shape
+    chips = self.devices // (_HALVES if self.device.name == "tpu7x" else 1)
+    sides = [1] * self.device.torus
+    for prime in reversed(_primes(chips)):
+      sides[sides.index(min(sides))] *= prime
+    return tuple(sorted(sides)) if chips > 4 else tuple(sorted(sides, reverse=True))
+
   def joined(self, stride: int, size: int) -> int:
     """How many of the `size` devices along a mesh axis, `stride` apart, share a domain."""
     return max(1, min(size, self.domain // stride)) if size > 1 else 1
@@ -80,3 +91,14 @@ def topology(name: str) -> Topology:
     else f"--topology is {name!r}; its count must be positive.",
   )
   return Topology(kind, count // kind.cores)
+
+
+def _primes(number: int) -> list[int]:
+  """Its prime factors, the least first."""
+  found, prime = [], 2
+  while number > 1:
+    while number % prime == 0:
+      found.append(prime)
+      number //= prime
+    prime += 1
+  return found

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+
 import jax
 
 from deepseek_jax.config import ComputeConfig, ModelConfig, require

@@ -133,9 +133,7 @@ def _reinforced(
   return dataclasses.replace(work, sampling=sampling, reference=copied)
 
 
-def _stage(
-  values: Mapping[str, Any], name: str, model: str, stage: str, sampled: int
-) -> Workload:
+def _stage(values: Mapping[str, Any], name: str, model: str, stage: str, sampled: int) -> Workload:
   """One stage of a recipe, with the model that it trains."""
   wanted = (values.get("stages") or "").split(",") if values.get("stages") else None
   present = {

@@ -104,13 +104,14 @@ def _lowered(workload: Workload, devices: list[jax.Device]) -> Any:
   model = Transformer(workload.model, workload.compute, mesh)
   tx = make_optimizer(workload.optimizer)
   state, batch = workload.state, _batch(workload)
+  knobs: Any
   number = jax.ShapeDtypeStruct((), jnp.float32)
   count = jax.ShapeDtypeStruct((), jnp.int32)
   chunk = workload.loss_chunk
   if workload.sampling is None:
     config = pretrain.PretrainConfig(chunk, workload.optimizer.ema_decay)
     step: Any = pretrain.make_step(model, tx, config)
-    knobs: Any = pretrain.PretrainKnobs(number, number, number, number, number, count)
+    knobs = pretrain.PretrainKnobs(number, number, number, number, number, count)
   else:
     step = grpo.make_step(model, tx, grpo.GRPOConfig(chunk))
     policy = jax.tree.map(lambda _: number, PolicyKnobs())
@@ -120,18 +121,21 @@ def _lowered(workload: Workload, devices: list[jax.Device]) -> Any:
   return step.trace(*placed, knobs).lower(lowering_platforms=("tpu",))
 
 
-def _batch(workload: Workload) -> Batch:
+def _batch(workload: Workload) -> Any:
   shape = (workload.micro_batches, workload.rows, workload.length)
   kinds = (jnp.int32, jnp.int32, jnp.int32, jnp.float32)
-  return Batch(*(jax.ShapeDtypeStruct(shape, kind) for kind in kinds))
+  arrays: list[Any] = [jax.ShapeDtypeStruct(shape, kind) for kind in kinds]
+  return Batch(*arrays)
 
 
-def _rollout(workload: Workload, batch: Batch) -> RolloutBatch:
+def _rollout(workload: Workload, batch: Any) -> Any:
   model, shape = workload.model, batch.tokens_BT.shape
-  floats = [jax.ShapeDtypeStruct(shape, jnp.float32)] * 4
+  number: Any = jax.ShapeDtypeStruct(shape, jnp.float32)
   choices = 0 if model.moe is None else model.moe.top_k
-  experts = (shape[0], model.expert_layers, *shape[1:], choices)
-  return RolloutBatch(batch, *floats, jax.ShapeDtypeStruct(experts, jnp.int32))
+  experts: Any = jax.ShapeDtypeStruct(
+    (shape[0], model.expert_layers, *shape[1:], choices), jnp.int32
+  )
+  return RolloutBatch(batch, number, number, number, number, experts)
 
 
 def _placed(mesh: jax.sharding.Mesh, tree: Any) -> Any:

@@ -9,7 +9,8 @@ holds besides is an estimate of what a compiler cannot avoid:
   gathered      the largest layer's weights in use, as much fetched meanwhile, and its gradients
   exchange      tokens of a round sent and received, and what comes back
   logits        a chunk's in float32, their gradient, and the head
-  sampling      the sampler's copy of the weights and the caches (reinforcement)
+  sampler       in reinforcement its copy of the weights, and while it samples the caches, which
+                double as they grow
 """
 
 import dataclasses
@@ -17,10 +18,11 @@ import dataclasses
 from deepseek_jax.config import MLAConfig, ModelConfig
 from deepseek_jax.plan.exchange import devices_per_token
 from deepseek_jax.plan.memory import cache_bytes
-from deepseek_jax.plan.placement import Placed, exchanges, row_devices, ways
+from deepseek_jax.plan.placement import Placed, exchanges, row_devices
 from deepseek_jax.plan.workload import Workload
 
 ROUND_ROWS = 2**15  # rows that a device receives in a round of the exchange, about
+TILE = 2**24  # scores that attention has at a time
 _KINDS = ("parameters", "reference", "average", "moments")  # kept from step to step
 
 
@@ -44,14 +46,13 @@ class Footprint:
 
 def footprint(workload: Workload) -> Footprint:
   """Of the update, or of sampling where that takes more."""
-  phases = [Footprint(_kept(workload) | _update(workload))]
+  kept = {kind: size for kind, size in workload.kept.items() if kind in _KINDS}
   if workload.sampling is not None:
-    phases.append(Footprint(_kept(workload) | sampling(workload), "sampling"))
+    kept["sampler's weights"] = samplers_weights(workload)
+  phases = [Footprint(kept | _update(workload))]
+  if workload.sampling is not None:
+    phases.append(Footprint(kept | {"caches": caches(workload)}, "sampling"))
   return max(phases, key=lambda phase: phase.total)
-
-
-def _kept(workload: Workload) -> dict[str, float]:
-  return {kind: size for kind, size in workload.kept.items() if kind in _KINDS}
 
 
 def _update(workload: Workload) -> dict[str, float]:
@@ -75,13 +76,14 @@ def activations(workload: Workload) -> float:
   attention = attention_numbers(config) / min(workload.mesh.tensor, config.heads)
   feed_forward = feed_forward_numbers(workload)
   layers = config.layers + config.mtp_depth
-  working = 2 * max(attention + _scores(workload) / item / 2, *feed_forward) + 4 * config.d_model
+  # Attention's gradients are summed in float32; a feed-forward's are of its own dtype.
+  working = max(attention * (1 + 4 / item), 2 * max(feed_forward)) + 4 * config.d_model
   kept = {
     "full": layers * config.d_model,
     "dots": layers * (2 * config.d_model + attention) + _all_layers(config, feed_forward) * 2 / 3,
     "none": layers * (6 * config.d_model + attention) + _all_layers(config, feed_forward),
   }[workload.compute.remat]
-  return tokens * item * (kept + working)
+  return tokens * item * (kept + working) + _scores(workload)
 
 
 def attention_numbers(config: ModelConfig) -> int:
@@ -120,9 +122,10 @@ def _all_layers(config: ModelConfig, feed_forward: tuple[float, float]) -> float
 
 
 def _scores(workload: Workload) -> float:
-  """Bytes of a token's float32 scores of a block of keys, their weights and their gradients."""
+  """Bytes of a tile of float32 scores, its weights and their gradients."""
+  heads = workload.model.heads / min(workload.mesh.tensor, workload.model.heads)
   block = min(workload.compute.attention_block, workload.length)
-  return 3 * 4 * workload.model.heads / min(workload.mesh.tensor, workload.model.heads) * block
+  return 3 * 4 * min(float(TILE), local_tokens(workload) * heads * block)
 
 
 def gathered(workload: Workload) -> float:
@@ -163,11 +166,15 @@ def logits(workload: Workload) -> float:
   return 3 * 4 * chunk * config.vocab / split + matrix * (2 * workload.item + 4)
 
 
-def sampling(workload: Workload) -> dict[str, float]:
-  """While samples are drawn: the sampler's weights and caches, which double as they grow."""
-  plan, mesh = workload.sampling, workload.mesh
+def samplers_weights(workload: Workload) -> float:
+  """A copy in the compute dtype, which is there all the time (decode/weights.py)."""
+  return float(sum(array.shard for array in workload.arrays) * workload.item)
+
+
+def caches(workload: Workload) -> float:
+  """Those of the rows that are sampled at a time."""
+  plan = workload.sampling
   assert plan is not None
-  copy = sum(array.size / ways(mesh, array.axes) * workload.item for array in workload.arrays)
-  rows = min(plan.rows, plan.samples) / row_devices(mesh)
-  cache = cache_bytes(workload.model, plan.prompt + plan.longest, dtype=workload.compute.dtype)
-  return {"sampler's weights": copy, "caches": 1.5 * max(1.0, rows) * cache}
+  rows = max(1.0, min(plan.rows, plan.samples) / row_devices(workload.mesh))
+  tokens = plan.prompt + plan.longest
+  return 1.5 * rows * cache_bytes(workload.model, tokens, dtype=workload.compute.dtype)

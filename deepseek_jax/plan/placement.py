@@ -52,7 +52,7 @@ class Placed:
     return self.size / ways(mesh, self.in_place) * wide
 
 
-def abstract_mesh(mesh: MeshConfig) -> AbstractMesh:
+def abstract_mesh(mesh: MeshConfig) -> Any:
   """The mesh without devices."""
   return AbstractMesh(tuple(getattr(mesh, axis) for axis in AXES), AXES)
 

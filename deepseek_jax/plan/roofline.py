@@ -2,7 +2,8 @@
 
   computing  the larger of FLOPs / (peak * compute) and HBM bytes / (bandwidth * memory)
   sending    the larger of the times of fast links and of the network, bytes / (speed * links)
-  step       computing + max(0, sending - overlap * computing) + the optimiser's pass over memory
+  summing    of features over `tensor`, bytes / (speed * links), which nothing hides
+  step       computing + summing + max(0, sending - overlap * computing) + the optimiser's pass
 
 The four shares are `Attained`. Products of linear layers run at FP8's peak where the precision says
 so, all else at that of the compute dtype. A layer that is made again for its backward pass counts
@@ -52,6 +53,7 @@ class StepTime:
   memory: float
   link: float
   network: float
+  summing: float
   optimiser: float
   overlap: float
   tokens: int
@@ -70,7 +72,7 @@ class StepTime:
   @property
   def seconds(self) -> float:
     """The whole step."""
-    return self.computing + self.exposed + self.optimiser
+    return self.computing + self.summing + self.exposed + self.optimiser
 
   @property
   def tokens_per_second(self) -> float:
@@ -104,17 +106,18 @@ def step_time(
     _local_share(workload, part) * count * passes(workload) / _peak(topology, workload, part)
     for part, count in parts.items()
   )
-  fast = sum(moved.link for what, moved in sent.items() if what != TOKENS)
-  exchanged = sent.get(TOKENS, Bytes()).link
+  exchanged, summed = sent.get(TOKENS, Bytes()).link, sent.get(FEATURES, Bytes())
+  fast = sum(moved.link for what, moved in sent.items() if what not in (TOKENS, FEATURES))
   link = fast / device.link + exchanged / topology.exchange_bandwidth(workload.mesh.expert)
-  network = sum(moved.network for moved in sent.values()) / device.network
+  network = sum(moved.network for what, moved in sent.items() if what != FEATURES) / device.network
   return StepTime(
     compute=compute / attained.compute,
     memory=_memory_bytes(workload) / (device.bandwidth * attained.memory),
     link=link / attained.links,
     network=network / attained.links,
     optimiser=_optimiser_bytes(workload) / (device.bandwidth * attained.memory),
-    overlap=attained.overlap if FEATURES not in sent else attained.overlap / 2,
+    summing=(summed.link / device.link + summed.network / device.network) / attained.links,
+    overlap=attained.overlap,
     tokens=workload.tokens,
     model_flops=3.0 * sum(parts.values()) * workload.tokens,
   )

@@ -29,15 +29,13 @@ def search(
   found: list[Plan] = []
   least, nearest = float("inf"), workload
   for mesh in meshes(workload, topology):
-    best: Plan | None = None
     for candidate in _cut(dataclasses.replace(workload, mesh=mesh), limit):
       needed = footprint(candidate).total
       if needed < least:
         least, nearest = needed, candidate
-      if needed <= limit:
-        made = plan(candidate, topology, attained, price)
-        best = made if best is None or made.seconds < best.seconds else best
-    found += [best] if best is not None else []
+      if needed <= limit:  # more micro-batches would only gather the weights more often
+        found.append(plan(candidate, topology, attained, price))
+        break
   if not found and least == float("inf"):
     raise ConfigError(
       f"no mesh of {topology.devices} devices splits a step of "
@@ -68,7 +66,7 @@ def meshes(workload: Workload, topology: Topology) -> Iterator[MeshConfig]:
 
 
 def _cut(workload: Workload, limit: float) -> Iterator[Workload]:
-  """The workload with its rows cut into micro-batches of every size that the mesh can split.
+  """The workload with its rows cut into ever more micro-batches that the mesh can split.
 
   Nothing where what is kept exceeds the limit already.
   """

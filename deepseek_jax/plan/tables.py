@@ -114,6 +114,7 @@ def time_table(plan: Plan) -> Table:
     ("HBM", seconds(time.memory)),
     ("fast links", seconds(time.link)),
     ("network", seconds(time.network)),
+    ("summing over tensor", seconds(time.summing)),
     ("sending that nothing hides", seconds(time.exposed)),
     ("optimiser", seconds(time.optimiser)),
     ("step", seconds(time.seconds)),

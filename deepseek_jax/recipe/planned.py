@@ -94,7 +94,7 @@ def _model(values: Mapping[str, Any], init: str, named: str) -> ModelConfig:
 
 
 def _workload(values: Mapping[str, Any], model: ModelConfig, name: str, **step: Any) -> Workload:
-  parts = {part: from_dict(kind, values.get(part) or {}, part) for part, kind in _PARTS}
+  parts: dict[str, Any] = {part: from_dict(kind, values.get(part) or {}, part) for part, kind in _PARTS}
   lora = values.get("lora")
   return Workload(
     name=name,
@@ -113,8 +113,9 @@ def _reinforced(
   name: str,
   sampled: int,
 ) -> Workload:
-  """An update of the widest rows, and the rollout it belongs to."""
-  rl = from_dict(RLConfig, section, "rl")
+  """An update of the widest rows, and the rollout it belongs to; rewards cost a machine nothing."""
+  rollout = {k: v for k, v in (section.get("rollout") or {}).items() if k != "reward"}
+  rl = from_dict(RLConfig, {**section, "rollout": rollout}, "rl")
   micro_batches, rows, width = rl.rollout.shape
   work = _workload(
     values, model, name, kind="reinforcement", rows=rows, length=width, micro_batches=micro_batches

@@ -36,7 +36,7 @@ def test_full_remat_keeps_one_residual_a_layer():
 
 def test_activations_follow_a_devices_rows():
   assert local_tokens(MINI) == 16 * 128 / row_devices(MINI.mesh)
-  twice = dataclasses.replace(MINI, rows=32)
+  twice = dataclasses.replace(MINI, rows=32)  # whose scores are within a tile
   assert activations(twice) == pytest.approx(2 * activations(MINI), rel=1e-6)
 
 

@@ -47,8 +47,8 @@ def test_fp8_is_for_linear_layers():
 
 def test_sending_hides_under_computing():
   time = StepTime(
-    compute=10.0, memory=4.0, link=9.0, network=3.0, optimiser=1.0, overlap=0.8, tokens=110,
-    model_flops=1.0,
+    compute=10.0, memory=4.0, link=9.0, network=3.0, summing=0.0, optimiser=1.0, overlap=0.8,
+    tokens=110, model_flops=1.0,
   )  # fmt: skip
   assert (time.exposed, time.seconds, time.tokens_per_second) == (1.0, 12.0, 110 / 12)
   assert time.bound == "compute"

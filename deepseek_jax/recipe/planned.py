@@ -94,7 +94,9 @@ def _model(values: Mapping[str, Any], init: str, named: str) -> ModelConfig:
 
 
 def _workload(values: Mapping[str, Any], model: ModelConfig, name: str, **step: Any) -> Workload:
-  parts: dict[str, Any] = {part: from_dict(kind, values.get(part) or {}, part) for part, kind in _PARTS}
+  parts: dict[str, Any] = {
+    part: from_dict(kind, values.get(part) or {}, part) for part, kind in _PARTS
+  }
   lora = values.get("lora")
   return Workload(
     name=name,

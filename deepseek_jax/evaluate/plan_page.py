@@ -15,6 +15,7 @@ _DARK = "@media (prefers-color-scheme: dark)"
 _STYLE = f"""
 :root {{ color-scheme: light dark; }}
 figure img {{ max-width: 600px; }}
+h3 {{ font-size: 14px; margin: 1.6em 0 0; }} table {{ margin-top: .3em; }}
 {_DARK} {{
   body {{ color: #ddd; background: #16181c; }}
   figcaption {{ color: #aaa; }}
@@ -33,7 +34,7 @@ def write_plan_page(file: Path, plan: Plan, tables: Sequence[Table]) -> None:
 
 def _table(table: Table) -> str:
   rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-  return page.table(rows, table.title)
+  return f"<h3>{page.text(table.title)}</h3>{page.table(rows)}"
 
 
 def _picture(plan: Plan) -> str:

@@ -97,6 +97,7 @@ def check_mesh(workload: Workload, topology: Topology) -> None:
   )
 
 
-def told(mesh: MeshConfig) -> str:
-  """A mesh in words."""
-  return " * ".join(f"{axis} {getattr(mesh, axis)}" for axis in AXES)
+def told(mesh: MeshConfig, least: int = 1) -> str:
+  """A mesh in words, by its axes of `least` devices and more."""
+  sizes = {axis: getattr(mesh, axis) for axis in AXES}
+  return " * ".join(f"{axis} {size}" for axis, size in sizes.items() if size >= least) or "1"

@@ -50,10 +50,9 @@ def tables(plan: Plan, context: int) -> list[Table]:
 def heading(plan: Plan) -> str:
   """What is planned, in one line."""
   work, topology = plan.workload, plan.topology
-  return (
-    f"{work.name}, {work.kind}: {topology.name}, {topology.devices:,} devices, mesh "
-    f"{told(work.mesh)}; {work.micro_batches} x {work.rows:,} rows of {work.length:,} tokens"
-  )
+  batch = f"{work.micro_batches} x {work.rows:,} rows of {work.length:,} tokens"
+  where = f"{topology.name}, {topology.devices:,} devices, mesh {told(work.mesh, least=2)}"
+  return f"{work.name}, {work.kind}: {where}; {batch}"
 
 
 def model_table(plan: Plan) -> Table:
@@ -183,7 +182,7 @@ def meshes_table(plans: list[Plan], most: int = 8) -> Table:
   """The quickest meshes of a search."""
   rows = tuple(
     (
-      told(made.workload.mesh),
+      told(made.workload.mesh, least=2),
       f"{made.workload.micro_batches} x {made.workload.rows:,}",
       readable(int(made.footprint.total)),
       seconds(made.seconds),

@@ -16,19 +16,26 @@ from deepseek_jax.plan.topology import topology
 from deepseek_jax.sharding import MeshConfig
 from tests.deepseek_jax.plan.workloads import MINI
 
+# V2-Lite's widths, which tiles of a TPU hold with little padding, and few layers and experts.
 PROGRAM = """
-import json, sys
+import dataclasses, json, sys
+from deepseek_jax.config import ComputeConfig
 from deepseek_jax.plan.compiled import compile_step
 from deepseek_jax.plan.topology import topology
+from deepseek_jax.presets import preset
 from deepseek_jax.sharding import MeshConfig
-from tests.deepseek_jax.plan.workloads import MINI, SAMPLING
-import dataclasses
-mesh, sampled = json.loads(sys.argv[1])
-work = dataclasses.replace(
-  MINI, mesh=MeshConfig(**mesh), sampling=SAMPLING if sampled else None, reference=sampled
+from tests.deepseek_jax.plan.workloads import MINI
+lite = preset("v2_lite_16b")
+lite = dataclasses.replace(
+  lite, layers=2, vocab=12_800, moe=dataclasses.replace(lite.moe, experts=8, top_k=2)
 )
+work = dataclasses.replace(
+  MINI, model=lite, mesh=MeshConfig(**json.loads(sys.argv[1])), rows=4, length=2048,
+  compute=ComputeConfig(dtype="bfloat16", remat="full", unroll=0),
+)  # fmt: skip
 found = compile_step(work, topology("v5e-4"))
-print(json.dumps([found.arguments, found.temporaries, found.fits, work.kept]))
+kept = sum(size for kind, size in work.kept.items() if kind != "trained")
+print(json.dumps([found.arguments, found.temporaries, found.fits, kept]))
 """
 
 
@@ -55,14 +62,12 @@ Total hbm usage >= 117.34G:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu is not installed")
-@pytest.mark.parametrize("mesh", [{"fsdp": 4}, {"fsdp": 2, "expert": 2}, {"data": 2, "tensor": 2}])
-@pytest.mark.parametrize("sampled", [False, True])
-def test_arguments_are_what_the_planner_keeps(mesh, sampled):
-  command = [sys.executable, "-c", PROGRAM, json.dumps([mesh, sampled])]
+@pytest.mark.parametrize("mesh", [{"fsdp": 4}, {"fsdp": 2, "expert": 2}])
+def test_arguments_are_what_the_planner_keeps(mesh):
+  command = [sys.executable, "-c", PROGRAM, json.dumps(mesh)]
   environment = os.environ | {"JAX_PLATFORMS": "cpu"}
   done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
   assert done.returncode == 0, done.stderr
   arguments, temporaries, fits, kept = json.loads(done.stdout.splitlines()[-1])
-  state = sum(size for kind, size in kept.items() if kind != "trained")
   assert fits and temporaries > 0
-  assert state == pytest.approx(arguments, rel=0.2)  # beside it the batch, and padded tiles
+  assert kept == pytest.approx(arguments, rel=0.02)  # beside it the batch, and padded tiles

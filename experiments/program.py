@@ -36,11 +36,16 @@ flags.DEFINE_string(
 )
 
 
-def training_flags() -> None:
-  """Defines --config, --workdir and --profile_steps."""
+def config_flag() -> None:
+  """Defines --config."""
   for kind, parser in ((float, flags.FloatParser()), (int, flags.IntegerParser())):
     config_flags.register_flag_parser_for_type(kind, _OrNone(parser))
   config_flags.DEFINE_config_file("config", None, "A file with get_config(); see configs/.")
+
+
+def training_flags() -> None:
+  """Defines --config, --workdir and --profile_steps."""
+  config_flag()
   flags.DEFINE_string("workdir", None, "Where the run is kept; a run found there goes on.")
   flags.DEFINE_string("profile_steps", "", "first-last: trace these steps into the workdir.")
 
@@ -92,18 +97,23 @@ def training_config(needed: Sequence[str] = ("config", "workdir")) -> tuple[dict
     if not values[name].value:
       given = " ".join(f"--{n}={_EXAMPLES[n]}" for n in needed)
       raise ConfigError(f"--{name} is missing; give {given}.")
+  config = config_values()
+  if values.profile_steps:
+    config.setdefault("train", {})["profile_steps"] = values.profile_steps
+  return config, values.workdir
+
+
+def config_values() -> dict[str, Any]:
+  """The values of --config, which is given; ConfigError where it holds none."""
   try:
-    config = values.config.to_dict()
+    return flags.FLAGS.config.to_dict()
   except OSError as error:  # the file is missing; ml_collections says so only here
-    path = config_flags.get_config_filename(values["config"])
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
     raise ConfigError(
       f"--config {path} cannot be read; name a file like configs/NAME.py."
     ) from error
   except AttributeError as error:
     raise ConfigError("--config has a get_config() that returns no ConfigDict.") from error
-  if values.profile_steps:
-    config.setdefault("train", {})["profile_steps"] = values.profile_steps
-  return config, values.workdir
 
 
 class _OrNone(flags.ArgumentParser):

@@ -1,0 +1,69 @@
+"""The quickest mesh that fits, beside all there are."""
+
+import dataclasses
+
+import pytest
+
+from deepseek_jax.config import ConfigError
+from deepseek_jax.plan.estimate import plan
+from deepseek_jax.plan.footprint import footprint
+from deepseek_jax.plan.placement import row_devices
+from deepseek_jax.plan.search import meshes, search
+from deepseek_jax.plan.topology import topology
+from tests.deepseek_jax.plan.workloads import MINI
+
+PLACE = topology("h100-8")
+
+
+def test_finds_the_quickest_of_all():
+  found = search(MINI, PLACE, 1e9)
+  every = []
+  for mesh in meshes(MINI, PLACE):
+    for count in (1, 2, 4, 8, 16):
+      work = dataclasses.replace(MINI, mesh=mesh, rows=16 // count, micro_batches=count)
+      try:
+        every.append(plan(work, PLACE).seconds)
+      except ConfigError:  # rows that do not divide
+        continue
+  assert found[0].seconds == pytest.approx(min(every), rel=1e-3)
+  seconds = [made.seconds for made in found]
+  assert all(later > 0.999 * sooner for sooner, later in zip(seconds, seconds[1:]))
+  assert all(made.workload.tokens == MINI.tokens for made in found)
+
+
+def test_meshes_are_those_that_can_be():
+  found = list(meshes(MINI, PLACE))
+  assert len(found) == len(set(found)) > 5
+  assert {mesh.devices for mesh in found} == {8}
+  assert {mesh.expert for mesh in found} == {1, 2, 4, 8}
+  assert {mesh.tensor for mesh in found} == {1}  # of three heads
+  dense = dataclasses.replace(MINI, model=dataclasses.replace(MINI.model, moe=None))
+  assert {mesh.expert for mesh in meshes(dense, PLACE)} == {1}
+
+
+def least_by_mesh():
+  """What each mesh takes with its rows cut as small as can be."""
+  found = {}
+  for mesh in meshes(MINI, PLACE):
+    for count in (1, 2, 4, 8, 16):
+      if 16 // count % row_devices(mesh) == 0:
+        cut = dataclasses.replace(MINI, mesh=mesh, rows=16 // count, micro_batches=count)
+        found[mesh] = min(footprint(cut).total, found.get(mesh, float("inf")))
+  return found
+
+
+def test_the_limit_is_kept():
+  least = least_by_mesh()
+  limit = sorted(least.values())[len(least) // 2]
+  fitting = search(MINI, PLACE, limit)
+  assert {made.workload.mesh for made in fitting} == {m for m, n in least.items() if n <= limit}
+  assert all(made.footprint.total <= limit for made in fitting)
+  assert 0 < len(fitting) < len(least)
+
+
+def test_what_comes_nearest_is_told_where_nothing_fits():
+  least = min(least_by_mesh().values())
+  with pytest.raises(ConfigError, match=r"no mesh of h100-8 fits .* mesh.fsdp=\d+, .* nearest"):
+    search(MINI, PLACE, 0.99 * least)
+  with pytest.raises(ConfigError, match=r"parameters and moments fit into 1 kB; take more devices"):
+    search(MINI, PLACE, 1000)

@@ -303,9 +303,8 @@ def _dividing(mesh: Mesh, axes: tuple[str, ...], size: int) -> tuple[str, ...]:
 
 
 def _row_axes(mesh: Mesh, rows: int) -> tuple[str, ...]:
-  """The mesh axes that split `rows` rows: of `ROWS` as many from the left as divide them."""
-  able = [ROWS[:n] for n in range(len(ROWS), 0, -1) if rows % _size(mesh, ROWS[:n]) == 0]
-  return able[0] if able else ()
+  """The mesh axes that split `rows` rows."""
+  return _dividing(mesh, ROWS, rows)
 
 
 def _fit(mesh: Mesh, spec: P, shape: tuple[int, ...], name: str) -> P:

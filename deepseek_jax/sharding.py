@@ -296,10 +296,10 @@ def _size(mesh: Mesh, entry: str | tuple[str, ...] | None) -> int:
 
 
 def _dividing(mesh: Mesh, axes: tuple[str, ...], size: int) -> tuple[str, ...]:
-  """Those of the mesh axes, next to one another, that split an axis of `size` the most ways."""
+  """Those of the mesh axes, next to one another and few, that split `size` the most ways."""
   runs = [axes[i:j] for i in range(len(axes)) for j in range(i + 1, len(axes) + 1)]
   able = [run for run in runs if size % _size(mesh, run) == 0]
-  return max(able, key=lambda run: (_size(mesh, run), len(run)), default=())
+  return max(able, key=lambda run: (_size(mesh, run), -len(run)), default=())
 
 
 def _row_axes(mesh: Mesh, rows: int) -> tuple[str, ...]:

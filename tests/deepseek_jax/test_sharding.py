@@ -85,16 +85,20 @@ def test_axis_that_does_not_divide_stays_whole():
   assert placed["k_DGK"].spec == P(
     sharding.SPLIT, None, None
   )  # two heads cannot lie on four devices
-  assert placed["q_DHK"].spec == P(sharding.SPLIT, "tensor", None)
+  assert placed["q_DHK"].spec == P("fsdp", "tensor", None)
 
 
 def test_an_axis_is_split_by_those_of_its_mesh_axes_that_divide_it():
   mesh = make_mesh(MeshConfig(fsdp=2, expert=4))
-  tree = {"up_DF": jnp.zeros((12, 2)), "q_down_DQ": jnp.zeros((6, 8)), "x_BT": jnp.zeros((2, 3))}
+  tree = {
+    name: jnp.zeros(shape)
+    for name, shape in (("a_DK", (12, 1)), ("b_DK", (6, 1)), ("c_DK", (8, 1)), ("x_BT", (2, 3)))
+  }
   placed = sharding.state_shardings(mesh, tree)
-  assert placed["up_DF"].spec == P("expert", None)  # twelve: by four, not by eight
-  assert placed["q_down_DQ"].spec == P("fsdp", None)
-  assert placed["x_BT"].spec == P(("data", "fsdp"), None)
+  assert placed["a_DK"].spec == P("expert", None)  # twelve by four, not by eight
+  assert placed["b_DK"].spec == P("fsdp", None)
+  assert placed["c_DK"].spec == P(sharding.SPLIT, None)
+  assert placed["x_BT"].spec == P("fsdp", None)
 
 
 def test_experts_must_divide():

@@ -17,6 +17,7 @@ axis is one for the stacked layer axis, which is the unnamed leading axis here.
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -296,10 +297,14 @@ def _size(mesh: Mesh, entry: str | tuple[str, ...] | None) -> int:
 
 
 def _dividing(mesh: Mesh, axes: tuple[str, ...], size: int) -> tuple[str, ...]:
-  """Those of the mesh axes, next to one another and few, that split `size` the most ways."""
+  """Those of the mesh axes, next to one another, that split an axis of `size` the most ways.
+
+  None of a single device, which splits nothing.
+  """
+  axes = tuple(axis for axis in axes if mesh.shape[axis] > 1)
   runs = [axes[i:j] for i in range(len(axes)) for j in range(i + 1, len(axes) + 1)]
   able = [run for run in runs if size % _size(mesh, run) == 0]
-  return max(able, key=lambda run: (_size(mesh, run), -len(run)), default=())
+  return max(able, key=functools.partial(_size, mesh), default=())
 
 
 def _row_axes(mesh: Mesh, rows: int) -> tuple[str, ...]:
@@ -312,7 +317,7 @@ def _fit(mesh: Mesh, spec: P, shape: tuple[int, ...], name: str) -> P:
   entries = []
   for size, entry in zip(shape, spec, strict=False):
     axes = _dividing(mesh, _axes(entry), size)
-    if not axes and entry == "expert":
+    if entry == "expert" and not axes and mesh.shape["expert"] > 1:
       raise ConfigError(
         f"{name} holds {size} experts; they must divide by mesh.expert, {mesh.shape['expert']}."
       )

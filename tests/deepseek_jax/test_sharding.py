@@ -85,7 +85,7 @@ def test_axis_that_does_not_divide_stays_whole():
   assert placed["k_DGK"].spec == P(
     sharding.SPLIT, None, None
   )  # two heads cannot lie on four devices
-  assert placed["q_DHK"].spec == P("fsdp", "tensor", None)
+  assert placed["q_DHK"].spec == P(None, "tensor", None)
 
 
 def test_an_axis_is_split_by_those_of_its_mesh_axes_that_divide_it():

@@ -70,7 +70,7 @@ def compile_step(workload: Workload, topology: Topology) -> Compiled:
   for name, value in _ENVIRONMENT.items():
     os.environ.setdefault(name, value)
   start = time.monotonic()
-  lowered = _lowered(workload, _devices(topology))
+  lowered = lower_step(workload, _devices(topology), "tpu")
   try:
     program = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
@@ -98,8 +98,8 @@ def _devices(topology: Topology) -> list[jax.Device]:
   return list(found.devices)
 
 
-def _lowered(workload: Workload, devices: list[jax.Device]) -> Any:
-  """The training step of the workload, lowered for TPUs."""
+def lower_step(workload: Workload, devices: list[jax.Device], platform: str) -> Any:
+  """The training step of the workload, lowered for these devices."""
   mesh = make_mesh(workload.mesh, devices)
   model = Transformer(workload.model, workload.compute, mesh)
   tx = make_optimizer(workload.optimizer)
@@ -118,7 +118,7 @@ def _lowered(workload: Workload, devices: list[jax.Device]) -> Any:
     knobs = grpo.GRPOKnobs(policy, number, count, number, number, number)
     batch = _rollout(workload, batch)
   placed = [_placed(mesh, tree) for tree in (state, batch)]
-  return step.trace(*placed, knobs).lower(lowering_platforms=("tpu",))
+  return step.trace(*placed, knobs).lower(lowering_platforms=(platform,))
 
 
 def _batch(workload: Workload) -> Any:

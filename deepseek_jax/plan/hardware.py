@@ -4,21 +4,22 @@ A device is what JAX calls one: a TPU chip, one of the two halves of a tpu7x chi
 of dense products, in decimal units; `link` is what one device sends over all its fast links (ICI,
 NVLink) in one direction, `network` what it sends over the data-centre network.
 
-Sources, read in November 2026:
-  TPUs    docs.cloud.google.com/tpu/docs/{v5e,v5p-training,v6e,tpu7x}: peak compute, HBM, the ICI
-          bandwidth of a chip, of which one direction is half, and DCN per chip. Memory is what the
-          compiler lets a program have (libtpu 0.0.42.1 says 15.75, 95.74 and 31.25 GiB of v5e, v5p
-          and v6e); of tpu7x it is half of the 192 GiB of a chip, less 1.25 GiB as v5p has it.
+Sources, as of November 2026:
+  TPUs    docs.cloud.google.com/tpu/docs/{v6e,v5p-training,tpu7x}: peak compute, HBM, the ICI
+          bandwidth of a chip, of which one direction is half, and DCN. Memory is what a program
+          may have: of v5p 95.74 GiB, as its compiler says (libtpu 0.0.42.1); of the others the
+          chip's less a quarter to one GiB and a quarter, which was not checked here.
   Hopper  NVIDIA's H100 and H200 SXM datasheets, without sparsity; NVLink 900 GB/s and one 400 Gb/s
           adapter per GPU as in DGX H100. H800 is an H100 with NVLink of 400 GB/s (2505.09343,
-          section 4.1), of which 160 of 200 GB/s one way are reached (2412.19437, section 3.2).
+          section 4.1), 200 one way, of which V3 reached 160 (2412.19437, section 3.2).
   B200    NVIDIA's HGX B200 datasheet: 4.5 PFLOPS of dense FP8, 180 GB at 7.7 TB/s, NVLink 1.8 TB/s.
-A GPU's program gets 93 % of its memory: the CUDA context and the allocator's reserve take the rest.
+Of a GPU's memory 93 % is taken to be a program's, for its context and allocator need some.
 
-Prices are of a device-hour in US dollars and only defaults: 2.00 for an H800 is DeepSeek's own
-assumption (2412.19437, table 1, December 2024); H100, H200 and B200 are mid-market rents of
-specialised clouds in May 2026; TPUs are Google's on-demand list in US regions in 2025, and tpu7x,
-whose list price was not found, is assumed to cost 12 a chip. Give your own with --price.
+Prices are of a device-hour in US dollars and only defaults; give your own with --price. 2.00 for an
+H800 is DeepSeek's own assumption (2412.19437, table 1, December 2024). H100, H200 (May 2026) and
+B200 (March 2026) are the middle of what specialised clouds ask. Those of TPUs are Google's
+on-demand prices in US regions as remembered of 2025, not looked up again; no list price of tpu7x
+was found, and 12 a chip is a guess.
 """
 
 import dataclasses
@@ -82,10 +83,10 @@ DEVICES: dict[str, Device] = {
       "tpu7x", _flops(1153.5, 2307, 1153.5), 95.375, 3690,
       link=300e9, network=6.25e9, domain=18_432, price=6.00, torus=3,
     ),
-    _gpu("h100", _HOPPER, 80, 3350, 450, 2.50),
-    _gpu("h200", _HOPPER, 141, 4800, 450, 3.50),
-    _gpu("h800", _HOPPER, 80, 3350, 160, 2.00),
-    _gpu("b200", _flops(2250, 4500, 1125), 180, 7700, 900, 5.00),
+    _gpu("h100", _HOPPER, 80, 3350, 450, 3.00),
+    _gpu("h200", _HOPPER, 141, 4800, 450, 4.00),
+    _gpu("h800", _HOPPER, 80, 3350, 200, 2.00),
+    _gpu("b200", _flops(2250, 4500, 1125), 180, 7700, 900, 5.25),
   )
 }  # fmt: skip
 

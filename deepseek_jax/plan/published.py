@@ -229,7 +229,7 @@ def r1_prices() -> Derivation:
   lines = (
     Line("cost of a day", day.cost, "$", COUNTED),
     Line("margin over cost", 545, "%", PUBLISHED),
-    Line("a miss costs a quarter of an output token, a hit a sixteenth", 0.25, "", PUBLISHED),
+    Line("a miss costs a quarter of an output token, a hit a sixteenth", 0.25, "", COUNTED),
     Line("cost of a million output tokens", made, "$", COUNTED),
     Line("R1's output price over that", day.output_price / made, "times", COUNTED),
     Line("o1's prices over R1's: input", 15 / day.miss_price, "times", COUNTED),

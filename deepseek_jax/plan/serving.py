@@ -3,8 +3,9 @@
 A group of devices holds the weights once, split evenly, as large services do (experts over all,
 2412.19437 section 3.4); what is read in a step is every expert that some row chose and all else.
 A decoding step takes the longest of HBM, arithmetic and sending, and a fixed time for the two
-exchanges of every layer: 30 us each is what DeepEP's low-latency kernels take beyond their bytes
-(github.com/deepseek-ai/DeepEP, June 2025: 77 us for 128 tokens among 8 devices).
+exchanges of every layer: 30 us each is what DeepEP's low-latency dispatch takes beyond its bytes
+(github.com/deepseek-ai/DeepEP, June 2025: 77 us for 128 tokens of 7,168 numbers to 8 experts, of
+which 7.3 MB at 160 GB/s are 46).
 """
 
 import dataclasses

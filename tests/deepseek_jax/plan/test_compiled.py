@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from deepseek_jax.config import ConfigError
 from deepseek_jax.plan import compiled
-from deepseek_jax.plan.compiled import compile_step
+from deepseek_jax.plan.compiled import compile_step, lower_step
+from deepseek_jax.plan.footprint import footprint
 from deepseek_jax.plan.topology import topology
 from deepseek_jax.sharding import MeshConfig
-from tests.deepseek_jax.plan.workloads import MINI
+from tests.deepseek_jax.plan.workloads import MINI, SAMPLING
 
 # V2-Lite's widths, which tiles of a TPU hold with little padding, and few layers and experts.
 PROGRAM = """
@@ -58,6 +60,20 @@ Total hbm usage >= 117.34G:
     arguments        15.60G
 """
   assert compiled._told(told) == (15.6 * 2**30, 101.5 * 2**30)
+
+
+@pytest.mark.parametrize(
+  ("mesh", "sampling"),
+  [(MeshConfig(fsdp=2, expert=4), None), (MeshConfig(data=4, tensor=2), SAMPLING)],
+)
+def test_a_cpus_compiler_has_the_same_arguments(mesh, sampling):
+  """Which pads nothing: what the planner keeps, and the batch."""
+  work = dataclasses.replace(
+    MINI, mesh=mesh, sampling=sampling, reference=sampling is not None, rows=8, length=64
+  )
+  program = lower_step(work, jax.devices(), "cpu").compile()
+  arguments = program.memory_analysis().argument_size_in_bytes
+  assert footprint(work).kept == pytest.approx(arguments, rel=0.01)
 
 
 @pytest.mark.slow

@@ -15,4 +15,4 @@ from configs import extend_32k
 
 def get_config() -> ConfigDict:
   """The second phase."""
-  return extend_32k.get_config(length=131_072, sequences=480, rows=32)
+  return extend_32k.get_config(131_072, sequences=480, rows=32, mesh=(1, 32, 64))

@@ -17,11 +17,17 @@ from ml_collections import ConfigDict
 from configs import v3_671b
 
 
-def get_config(length: int = 32_768, sequences: int = 1920, rows: int = 96) -> ConfigDict:
+def get_config(
+  length: int = 32_768,
+  sequences: int = 1920,
+  rows: int = 128,
+  mesh: tuple[int, int, int] = (2, 64, 16),
+) -> ConfigDict:
   """A phase of the extension; `rows` of `length` tokens make one of a step's micro-batches."""
   return v3_671b.recipe(
     length=length,
     rows=rows,
+    mesh=mesh,
     micro_batches=sequences // rows,
     model={
       "preset": "v3_671b",

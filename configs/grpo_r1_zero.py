@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
     },
     optimizer={"moment_dtype": "bfloat16"},
     compute={"dtype": "bfloat16", "remat": "full"},
-    mesh={"fsdp": 32, "expert": 64},
+    mesh={"fsdp": 2, "expert": 64, "tensor": 16},
     engine_batch=8192,
     loss_chunk=16_384,
   )

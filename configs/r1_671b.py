@@ -77,7 +77,7 @@ def get_config() -> ConfigDict:
     evaluation={"problems": 512, "samples": 16, "max_new": CONTEXT},
     optimizer={"moment_dtype": "bfloat16"},
     compute={"dtype": "bfloat16", "remat": "full"},
-    mesh={"fsdp": 32, "expert": 64},
+    mesh={"fsdp": 2, "expert": 64, "tensor": 16},
     engine_batch=8192,
     save_every=5,
   )

@@ -20,8 +20,14 @@ from configs import base
 T, B = 10**12, 10**9
 
 
-def recipe(length: int, rows: int, micro_batches: int, **others: Any) -> ConfigDict:
-  """What pre-training and context extension have in common; `rows` are those of a micro-batch."""
+def recipe(
+  length: int, rows: int, micro_batches: int, mesh: tuple[int, int, int], **others: Any
+) -> ConfigDict:
+  """What pre-training and context extension have in common; `rows` are those of a micro-batch.
+
+  They are dealt to the devices along the first two axes of `mesh`: fsdp, expert and tensor.
+  """
+  fsdp, expert, tensor = mesh
   return base.pretrain(
     data={
       "source": "text",
@@ -41,7 +47,7 @@ def recipe(length: int, rows: int, micro_batches: int, **others: Any) -> ConfigD
       "moment_dtype": "bfloat16",
     },
     compute={"dtype": "bfloat16", "remat": "full"},
-    mesh={"data": 1, "fsdp": 32, "expert": 64, "tensor": 1},
+    mesh={"data": 1, "fsdp": fsdp, "expert": expert, "tensor": tensor},
     micro_batches=micro_batches,
     balance_weight=1e-4,
     loss_chunk=16_384,
@@ -54,6 +60,7 @@ def get_config() -> ConfigDict:
   config = recipe(
     length=4096,
     rows=3072,
+    mesh=(16, 64, 2),
     micro_batches=5,
     model={"preset": "v3_671b", "rope": {"scaling": "none"}, "max_context": 4096},
     train={"steps": 250_000, "checkpoint_every": 500, "log_every": 10},

@@ -16,13 +16,13 @@ holds besides is an estimate of what a compiler cannot avoid:
 import dataclasses
 
 from deepseek_jax.config import MLAConfig, ModelConfig
+from deepseek_jax.ops.blockwise import TILE
+from deepseek_jax.ops.exchange import ROUND_ROWS
 from deepseek_jax.plan.exchange import devices_per_token
 from deepseek_jax.plan.memory import cache_bytes
 from deepseek_jax.plan.placement import Placed, exchanges, row_devices
 from deepseek_jax.plan.workload import Workload
 
-ROUND_ROWS = 2**15  # rows that a device receives in a round of the exchange, about
-TILE = 2**24  # scores that attention has at a time
 _KINDS = ("parameters", "reference", "average", "moments")  # kept from step to step
 
 

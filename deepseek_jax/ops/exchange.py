@@ -57,13 +57,15 @@ def measures(tokens: int, top_k: int, devices: int) -> tuple[int, int]:
   """Pieces and tokens per round for even loads.
 
   A round holds the mean number of a piece's tokens that are for another device, and a margin of
-  twice its square root, by which even loads differ by chance.
+  twice its square root, by which even loads differ by chance. Where there are many their number is
+  a multiple of 128: parts of other sizes took a TPU's compiler thirty times as long.
   """
   most = -(-min(top_k, devices) * tokens // ROUND_ROWS)
   pieces = next(n for n in range(max(1, most), tokens + 1) if tokens % n == 0)
   piece = tokens // pieces
   mean = piece * min(1.0, top_k / devices)
-  return pieces, min(piece, int(mean + 2 * mean**0.5) + 1)
+  even = int(mean + 2 * mean**0.5) + 1
+  return pieces, min(piece, even if even < 128 else -(-even // 128) * 128)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -128,3 +128,4 @@ def test_a_round_holds_the_even_loads_of_a_piece_and_is_bounded(tokens, top_k, d
   assert piece * pieces == tokens and per_round <= piece
   assert per_round >= min(piece, piece * top_k / devices)
   assert per_round * devices <= 1.3 * exchange.ROUND_ROWS
+  assert per_round == piece or per_round < 128 or per_round % 128 == 0

@@ -28,6 +28,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from deepseek_jax.config import ConfigError, require
+from deepseek_jax.hosts import arrays, group
 from deepseek_jax.ops.dispatch import default_capacity, expert_ffn
 from deepseek_jax.ops.precision import PLAIN, Precision
 
@@ -73,12 +74,13 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-  """The mesh of `config` over `devices`, by default all there are.
+  """The mesh of `config` over `devices`, by default all there are, of all processes.
 
-  All ones takes the first device; any other mesh must take every device, or ConfigError.
+  All ones takes the first device of a process that is alone; any other mesh must take every
+  device, or ConfigError.
   """
   devices = list(jax.devices() if devices is None else devices)
-  if config.devices == 1:
+  if config.devices == 1 and not group.several():
     devices = devices[:1]
   sizes = tuple(getattr(config, name) for name in AXES)
   product = " * ".join(f"{name} {size}" for name, size in zip(AXES, sizes, strict=True))
@@ -149,7 +151,7 @@ def shard_batch(mesh: Mesh | None, batch: Any) -> Any:
         count % rows == 0,
         f"the batch has {count} rows; they must divide by mesh.data * mesh.fsdp, {rows}.",
       )
-  return jax.device_put(batch, state_shardings(mesh, batch))
+  return arrays.place(batch, state_shardings(mesh, batch))
 
 
 def init_sharded(fn: Callable[..., Any], mesh: Mesh | None, *args: Any) -> Any:

@@ -73,6 +73,7 @@ def _preflight() -> None:
 
 if __name__ == "__main__":
   program.training_flags()
+  program.process_flags()
   program.preflight_flags()
   flags.DEFINE_string("preflight_keep", None, "A file for the problems that teach the most.")
   program.verifier_flags()

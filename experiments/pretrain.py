@@ -21,5 +21,6 @@ def main() -> None:
 
 if __name__ == "__main__":
   program.training_flags()
+  program.process_flags()
   program.verifier_flags()
   program.run(main)

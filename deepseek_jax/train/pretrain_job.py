@@ -108,7 +108,8 @@ def run_pretrain(
 
   kept = {"corpus": corpus_fingerprint(job.data)}
   return run_job(
-    job, tokenizer, directory, parts, stage=stage, kept=kept, lora=job.lora, monitor=monitor
+    job, tokenizer, directory, parts, stage=stage, kept=kept, lora=job.lora, monitor=monitor,
+    several=True,
   )
 
 

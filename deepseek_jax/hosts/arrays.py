@@ -24,21 +24,17 @@ def _placed(x: Any, sharding: NamedSharding) -> jax.Array:
   return jax.make_array_from_callback(held.shape, sharding, lambda index: held[index])
 
 
-def whole(tree: Any) -> Any:
-  """The arrays as NumPy's on every process, which all have to ask."""
-  return jax.tree.map(lambda x: np.asarray(x), readable(tree))
+def read(tree: Any) -> Any:
+  """`jax.device_get`, also of arrays on devices of other processes; then all have to read."""
+  return jax.device_get(jax.tree.map(_readable, tree))
 
 
-def readable(tree: Any) -> Any:
-  """The tree with arrays that no process could read alone copied to all devices."""
-
-  def copied(x: Any) -> Any:
-    if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
-      return x
-    assert isinstance(x.sharding, NamedSharding)
-    return _same(x, NamedSharding(x.sharding.mesh, PartitionSpec()))
-
-  return jax.tree.map(copied, tree)
+def _readable(x: Any) -> Any:
+  """The array, copied to all of its devices where this process could not read it."""
+  if not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated:
+    return x
+  assert isinstance(x.sharding, NamedSharding)
+  return _same(x, NamedSharding(x.sharding.mesh, PartitionSpec()))
 
 
 @functools.partial(jax.jit, static_argnames="where")

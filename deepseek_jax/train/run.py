@@ -83,6 +83,10 @@ def run_job(
     several or not group.several(),
     f"{type(job).__name__} runs in one process; leave --coordinator out.",
   )
+  require(
+    lora is None or not group.several(),
+    "lora trains adapters in one process; leave --coordinator out, or set config.lora to None.",
+  )
   mesh = make_mesh(job.mesh) if job.mesh.devices > 1 or group.several() else None
   with Workdir(directory, job) as workdir:
     for what, fingerprint in (kept or {}).items():

@@ -75,9 +75,8 @@ class _Seen:
 
   beat: Beat
   heard: float
-  moved: float
-  waited: float = 0.0  # how long the others have been ahead of it
-  ended: float = math.inf  # when it said that it ends
+  behind: float = math.inf  # since when another has been ahead of where it stands
+  ended: float = math.inf  # since when it says that it ends
 
 
 class Watcher:
@@ -86,7 +85,7 @@ class Watcher:
   def __init__(self, processes: int, patience: Patience, now: float):
     self._patience = patience
     start = Beat(0, 0, "its start")
-    self._seen = {i: _Seen(start, now, now) for i in range(processes)}
+    self._seen = {i: _Seen(start, now) for i in range(processes)}
 
   def look(
     self, beats: Mapping[int, Beat], now: float, suspicious: bool = False
@@ -102,20 +101,19 @@ class Watcher:
         return f"process {i} ended by an error ({_short(seen.beat.ended)})", told
       if (silent := now - seen.heard) >= silence:
         return f"process {i} is lost: nothing was heard of it for {silent:.0f} s", told
-      ahead = [o.moved for o in self._seen.values() if o.beat.moves > seen.beat.moves]
-      seen.waited = now - max(seen.moved, min(ahead)) if ahead else 0.0
-      if seen.waited >= self._patience.hang:
-        return f"process {i} hangs: it has stood at {seen.beat.place} for {seen.waited:.0f} s", told
+      ahead = any(other.beat.moves > seen.beat.moves for other in self._seen.values())
+      seen.behind = min(seen.behind, now) if ahead else math.inf
+      if (waited := now - seen.behind) >= self._patience.hang:
+        return f"process {i} hangs: it has stood at {seen.beat.place} for {waited:.0f} s", told
     return "", told
 
   def _hear(self, i: int, beat: Beat, now: float) -> str:
     """Notes a sign of life; a line where a process has come that was waited for."""
     seen, line = self._seen[i], ""
     if beat.moves != seen.beat.moves:
-      if seen.waited >= self._patience.slow:
-        line = f"process {i} is slow: the others waited {seen.waited:.0f} s for it at "
-        line += f"{seen.beat.place}"
-      seen.moved = now
+      if (waited := now - seen.behind) >= self._patience.slow:
+        line = f"process {i} is slow: the others waited {waited:.0f} s for it at {seen.beat.place}"
+      seen.behind = math.inf
     if beat != seen.beat:
       seen.beat, seen.heard = beat, now
     if beat.ended:

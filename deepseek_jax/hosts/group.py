@@ -24,7 +24,7 @@ from jax._src import clusters, distributed
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.hosts import heartbeat, meeting
 
-UNMET = 2  # exit status where the others do not come: bad input
+_CLOSED = 2  # exit status where nobody can meet at the place given: bad input
 T = TypeVar("T")
 _LONG = 24 * 3600 * 1000  # milliseconds; a process that is lost ends a wait long before
 _PARTING = 15_000  # milliseconds in which processes that end by an error wait for one another
@@ -91,13 +91,12 @@ def _bounded(coordinator: str, processes: int, process: int, seconds: int) -> It
       closed = any(service.poll() is not None for service in _meeting)
     if met.is_set():
       return
-    told = f"not all of {processes} processes met at --coordinator {coordinator} in {seconds} s"
+    told = f"not all of {processes} met at --coordinator {coordinator} in {seconds} s; start all"
     if closed:
-      told = f"--coordinator {coordinator} is no port that this machine can listen at"
-    mend = "start all of them with the same, or give a free port of the machine of process 0."
-    print(f"process {process}: {told}; {mend}", file=sys.__stderr__, flush=True)
+      told = f"this machine cannot listen at --coordinator {coordinator}; give a free port of it"
+    print(f"process {process}: {told}.", file=sys.__stderr__, flush=True)
     _dismiss()
-    heartbeat.leave(UNMET)
+    heartbeat.leave(_CLOSED if closed else heartbeat.LOST)
 
   waiting = threading.Thread(target=wait, daemon=True)
   waiting.start()

@@ -134,6 +134,13 @@ def batch_spec() -> P:
   return P(ROWS)
 
 
+def own_rows(config: MeshConfig, count: int) -> list[int]:
+  """Which of a batch's `count` rows lie on devices of this process; alone, all."""
+  if not group.several():
+    return list(range(count))
+  return arrays.own_slice(NamedSharding(make_mesh(config), batch_spec()), (count,), 0)
+
+
 def shard_batch(mesh: Mesh | None, batch: Any) -> Any:
   """Puts a host batch on the mesh, its rows split; leading micro-batch axes stay whole.
 

@@ -175,6 +175,17 @@ def _guarded(main: Callable[[], None]) -> None:
     compilation.use_cache(cache or None)
   compilation.watch().tell()
   try:
+    _ended(main)
+  except Exception:  # a fault of ours, or of a library's; or another process is lost
+    heartbeat.suspect()
+    if group.several():
+      group.fail(traceback.format_exc(), FAULT)
+    raise
+
+
+def _ended(main: Callable[[], None]) -> None:
+  """Runs `main`, one of several processes where the flags say so; what users can mend is told."""
+  try:
     _join()
     with _silence() if not group.first() else contextlib.nullcontext():
       main()
@@ -189,8 +200,6 @@ def _guarded(main: Callable[[], None]) -> None:
     _exit(f"the disk is full ({error}); free some space and run the same command again.", BAD_INPUT)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
-      heartbeat.suspect()
-      _fault()
       raise
     told = str(error).splitlines()[0].rstrip(".")
     _exit(f"there is not enough memory ({told}); make the batch or the length less.", BAD_INPUT)
@@ -198,9 +207,6 @@ def _guarded(main: Callable[[], None]) -> None:
     _exit(error, DIVERGED)
   except Terminated as error:
     _exit(error, TERMINATED)
-  except Exception:
-    _fault()
-    raise
 
 
 def _join() -> None:
@@ -228,12 +234,6 @@ def _silence() -> Iterator[None]:
     contextlib.redirect_stderr(nowhere),
   ):
     yield
-
-
-def _fault() -> None:
-  """Of several processes, ends this one by the fault that is being handled; alone, does nothing."""
-  if group.several():
-    group.fail(traceback.format_exc(), FAULT)
 
 
 def _parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:

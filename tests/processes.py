@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -38,40 +38,37 @@ def free_port() -> int:
 
 
 class Processes:
-  """So many processes of one program, of which each may be given a beginning of its own."""
+  """So many processes of one program, ended with the `with` that they are used in."""
 
-  def __init__(
-    self,
-    count: int,
-    devices: int,
-    arguments: Sequence[str],
-    before: Mapping[int, Sequence[str]] | None = None,
-  ):
-    """Runs `python -m ARGUMENTS...` so many times; `before[i]` stands before those of process i."""
+  def __init__(self, count: int, devices: int, arguments: Sequence[str]):
+    """Runs `python -m ARGUMENTS...` so many times, each with so many devices."""
     coordinator = f"127.0.0.1:{free_port()}"
-    self._outputs = [tempfile.NamedTemporaryFile(mode="w+") for _ in range(count)]
-    self.processes = [
-      subprocess.Popen(
-        [
-          *(sys.executable, "-m", *(before or {}).get(i, []), *arguments),
-          *(f"--coordinator={coordinator}", f"--processes={count}", f"--process={i}"),
-        ],
-        cwd=ROOT,
-        env=environment(devices),
-        stdout=output,
-        stderr=subprocess.STDOUT,
-      )
-      for i, output in enumerate(self._outputs)
-    ]
+    self._folder = tempfile.TemporaryDirectory()
+    self.processes = []
+    for i in range(count):
+      own = [f"--coordinator={coordinator}", f"--processes={count}", f"--process={i}"]
+      with open(self._output(i), "w") as output:
+        self.processes.append(
+          subprocess.Popen(
+            [sys.executable, "-m", *arguments, *own],
+            cwd=ROOT,
+            env=environment(devices),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+          )
+        )
 
   def __enter__(self) -> "Processes":
     return self
 
   def __exit__(self, *_: object) -> None:
-    for process, output in zip(self.processes, self._outputs):
+    for process in self.processes:
       process.kill()
       process.wait()
-      output.close()
+    self._folder.cleanup()
+
+  def _output(self, which: int) -> Path:
+    return Path(self._folder.name) / str(which)
 
   def kill(self, which: int, how: signal.Signals = signal.SIGKILL) -> None:
     """Sends one of them a signal."""
@@ -83,18 +80,14 @@ class Processes:
 
   def said(self, which: int, words: str) -> bool:
     """Whether one of them has said so by now."""
-    with open(self._outputs[which].name) as output:
-      return words in output.read()
+    return words in self._output(which).read_text()
 
   def wait(self, *which: int) -> list[tuple[int, str]]:
-    """The status of each (by default of all) at its end, and all that it said but for libraries'
-    own lines.
-    """
+    """The status of each (by default of all) at its end, and what it said; not what libraries did."""
     ended = []
     for i in which or range(len(self.processes)):
       status = self.processes[i].wait(SECONDS)
-      with open(self._outputs[i].name) as output:
-        ended.append((status, _NOISE.sub("", output.read())))
+      ended.append((status, _NOISE.sub("", self._output(i).read_text())))
     return ended
 
 

@@ -1,8 +1,8 @@
-"""What a test has several processes do: meet, tell, vote and take steps, and in one of them a fault.
+"""What a test has several processes do: meet, tell, vote, take steps, and in one of them a fault.
 
   python -m tests.together FAULT --coordinator=... --processes=N --process=I
 
-The fault is that of process 1, or of all with "all errors"; "none" is none. Steps have a collective.
+The fault is that of process 1, or of all with "all errors". Each step has a collective.
 """
 
 import sys
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
   vote = Vote()
   decided = [vote.by_any(FLAGS.process == 1 and step == 2) for step in range(5)]
   print("decided", decided, flush=True)
-  for step in range(20 if fault in ("none", "slow") else 10_000):
+  for step in range(20 if fault == "slow" else 10_000):
     heartbeat.move(f"step {step}")
     vote.by_any(False)
     time.sleep(0.2)

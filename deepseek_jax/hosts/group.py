@@ -9,7 +9,9 @@ Small things are told through JAX's coordination service, which lives in the fir
 """
 
 import contextlib
+import functools
 import itertools
+import json
 import pickle
 import subprocess
 import sys
@@ -194,25 +196,51 @@ def same(what: str, value: Any) -> None:
   )
 
 
+def united(value: Any) -> Any:
+  """The JSON objects of all processes as one, on all of them; what they share must be the same."""
+  if not several():
+    return value
+  key = f"united/{next(_told)}"
+  mine = f"{key}/{distributed.global_state.process_id}"
+  client().key_value_set(mine, json.dumps(value))
+  client().wait_at_barrier(key, _LONG)
+
+  def collect() -> Any:
+    parts = [json.loads(part) for _, part in client().key_value_dir_get(key)]
+    client().key_value_delete(key)
+    return functools.reduce(_union, parts)
+
+  return from_first(collect)
+
+
+def _union(one: Any, other: Any) -> Any:
+  """Of two JSON values."""
+  if isinstance(one, dict) and isinstance(other, dict):
+    both = {name: _union(one[name], other[name]) for name in one.keys() & other.keys()}
+    return {**one, **other, **both}
+  require(one == other, f"two processes are at different places of the data: {one} and {other}.")
+  return one
+
+
 def fail(message: str, status: int) -> None:
   """Ends this process by an error, which the others are told, with `message` on standard error.
 
   Where all end by errors, those of the same message as the first say nothing, and all end with
   their own status; else those that are left end with `heartbeat.LOST`.
   """
-  alone, said = not several(), first()
   if first():
     print(message, file=sys.stderr, flush=True)
-  if not alone:
+  if several():
+    together, said = True, first()
     try:
       heartbeat.tell(message)
-      client().wait_at_barrier("parting", _PARTING)
+      client().wait_at_barrier("failing", _PARTING)
       said |= from_first(lambda: message) == message
     except jax.errors.JaxRuntimeError:
-      alone = True
+      together = False
     if not said:
       print(f"process {distributed.global_state.process_id}: {message}", file=sys.stderr)
-    if alone:
+    if not together:
       heartbeat.leave(status)
   part()
   sys.exit(status)
@@ -221,6 +249,7 @@ def fail(message: str, status: int) -> None:
 def part() -> None:
   """Ends this process's share in the run, as all others do theirs."""
   if jax.distributed.is_initialized():
+    client().wait_at_barrier("parting", _LONG)  # still with signs of life
     heartbeat.end()
     jax.distributed.shutdown()
     _dismiss()

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 from deepseek_jax.config import ConfigError, require
-from deepseek_jax.hosts import heartbeat
+from deepseek_jax.hosts import group, heartbeat
 from deepseek_jax.hosts.vote import Vote
 from deepseek_jax.train.checkpoint import Checkpointer
 from deepseek_jax.train.metrics import MetricsLog
@@ -83,7 +83,9 @@ class Position:
 
   step: int = 0  # updates done
   tokens: int = 0  # seen; an exact Python integer
-  data: Any = None  # JSON: where the data, or whatever `feed` draws from, continues
+  # JSON: where the data, or whatever `feed` draws from, continues. Of several processes each may
+  # know of its own alone; a checkpoint knows of all.
+  data: Any = None
   usual_loss: float | None = None  # running mean, of the steps whose metrics were read
 
 
@@ -247,7 +249,10 @@ class _Run:
       return
     self.log.sync()
     heartbeat.move(f"the checkpoint of step {position.step}")
-    host = dataclasses.asdict(dataclasses.replace(position, usual_loss=self.usual_loss))
+    known = dataclasses.replace(
+      position, usual_loss=self.usual_loss, data=group.united(position.data)
+    )
+    host = dataclasses.asdict(known)
     self.checkpointer.save(position.step, state, host)
 
   def _judge(

@@ -1,4 +1,4 @@
-"""Training over several processes as a user starts it: the same losses, and what a loss of one does.
+"""Training over several processes as users start it: the same losses, and what if one is lost.
 
 Two processes of two devices against one of four.
 """
@@ -29,6 +29,7 @@ def pretrain(workdir, *more):
     f"--workdir={workdir}",
     f"--config.train.steps={STEPS}",
     "--config.train.checkpoint_every=2",
+    "--config.data.shards=2",
     *SMALL,
     *(more or MESH),
   ]
@@ -146,7 +147,7 @@ def test_sigterm_to_any_ends_all_at_one_step_and_saves_it(tmp_path):
 
 def test_fine_tuning_goes_over_each_record_once_whatever_the_processes(tmp_path, alone):
   answers = tmp_path / "answers.jsonl"
-  rows = [{"prompt": f"sum {n} {n} ?", "text": f"{2 * n} ."} for n in range(1, 38)]
+  rows = [{"prompt": f"sum {n} {n} ?", "text": f"{2 * n}"} for n in range(1, 38)]
   answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
   job = [
     "experiments.sft",
@@ -162,7 +163,8 @@ def test_fine_tuning_goes_over_each_record_once_whatever_the_processes(tmp_path,
     for status, said in processes.wait():
       assert status == 0, said
   assert_same_trajectory(tmp_path / "two", tmp_path / "one")
-  assert len(records(tmp_path / "two")) > 4
+  learnt = records(tmp_path / "two")
+  assert len(learnt) > 4 and learnt[0]["loss"] > learnt[-1]["loss"]
 
 
 def test_reinforcement_on_two_processes_is_bit_for_bit_that_on_one(tmp_path, alone):
@@ -192,7 +194,10 @@ def test_reinforcement_on_two_processes_is_bit_for_bit_that_on_one(tmp_path, alo
   ("more", "told"),
   [
     (["--config.mesh.data=2"], "mesh is data 2"),
-    (["--config.mesh.data=4", "--config.lora.rank=2", "--config.init=INIT"], "lora trains adapters"),
+    (
+      ["--config.mesh.data=4", "--config.lora.rank=2", "--config.init=INIT"],
+      "lora trains adapters",
+    ),
   ],
 )
 def test_what_several_processes_cannot_do_is_refused_by_all_and_told_once(

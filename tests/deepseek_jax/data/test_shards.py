@@ -19,15 +19,13 @@ ROWS = 8
 @pytest.fixture
 def corpus(tmp_path):
   path = tmp_path / "corpus.jsonl"
-  rows = [{"text": " ".join(["check"] * (1 + i % 5)) + f" {i % 10} ."} for i in range(23)]
+  rows = [{"text": " ".join(["check"] * (1 + i % 5)) + f" {i % 10}"} for i in range(23)]
   path.write_text("".join(json.dumps(row) + "\n" for row in rows))
   return path
 
 
 def config(corpus, shards, **more):
-  return DataConfig(
-    source="jsonl", path=str(corpus), batch=ROWS, length=16, shards=shards, **more
-  )
+  return DataConfig(source="jsonl", path=str(corpus), batch=ROWS, length=16, shards=shards, **more)
 
 
 def taken(batches, count):
@@ -60,7 +58,10 @@ def test_a_stream_reads_every_so_manieth_document(corpus, shards):
 
 def test_it_goes_on_from_states_of_several_processes_together(corpus):
   dealt = config(corpus, 4)
-  whole, halves = open_batches(dealt), [open_batches(dealt, rows=r) for r in (range(4), range(4, 8))]
+  whole, halves = (
+    open_batches(dealt),
+    [open_batches(dealt, rows=r) for r in (range(4), range(4, 8))],
+  )
   states = [(taken(half, 3), half.get_state())[1] for half in halves]
   together = json.loads(json.dumps({**states[0], **states[1]}))
   taken(whole, 3)

@@ -83,7 +83,7 @@ class Processes:
     return words in self._output(which).read_text()
 
   def wait(self, *which: int) -> list[tuple[int, str]]:
-    """The status of each (by default of all) at its end, and what it said; not what libraries did."""
+    """The status of each (by default of all) at its end, and what it said, but not libraries."""
     ended = []
     for i in which or range(len(self.processes)):
       status = self.processes[i].wait(SECONDS)

@@ -56,6 +56,10 @@ def _fail(fault: str) -> None:
   """Process 1 fails in this way."""
   if fault == "all errors":
     group.fail("all the same.", BAD)
+  if fault == "own errors":
+    if FLAGS.process == 1:
+      next(group._told)  # as if they had come to different places
+    group.fail(f"that of {FLAGS.process}.", BAD)
   if FLAGS.process != 1:
     return
   match fault:

@@ -4,7 +4,7 @@ Every process runs the same program on the same config and takes the same steps,
 (multi-controller). What only one of them may do, writing files above all, the first does. Alone, a
 process is the first of one, and everything here costs it nothing.
 
-Small things are told through JAX's coordination service, which lives in the first process; so do
+Small things are told through JAX's coordination service (see `meeting.py`), as do
 `jax.experimental.multihost_utils` and Orbax, by the same private name.
 """
 
@@ -13,7 +13,6 @@ import functools
 import itertools
 import json
 import pickle
-import subprocess
 import sys
 import threading
 import time
@@ -32,7 +31,6 @@ _LONG = 24 * 3600 * 1000  # milliseconds; a process that is lost ends a wait lon
 _PARTING = 15_000  # milliseconds in which processes that end by an error wait for one another
 _LATER = 3600  # seconds after which JAX itself would give up
 _told = itertools.count()
-_meeting: list[subprocess.Popen[bytes]] = []  # of the first process
 
 
 def several() -> bool:
@@ -64,7 +62,7 @@ def join(
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is the loop's
   if process == 0:
-    _meeting.append(meeting.begin(coordinator, processes, patience.silence))
+    meeting.begin(coordinator, processes, patience.silence)
   with _bounded(coordinator, processes, process, patience.meeting):
     jax.distributed.initialize(
       coordinator_address=coordinator,
@@ -90,14 +88,16 @@ def _bounded(coordinator: str, processes: int, process: int, seconds: int) -> It
   def wait() -> None:
     end, closed = time.monotonic() + seconds, False
     while not (closed or met.wait(0.2)) and time.monotonic() < end:
-      closed = any(service.poll() is not None for service in _meeting)
+      closed = meeting.closed()
     if met.is_set():
       return
     told = f"not all of {processes} met at --coordinator {coordinator} in {seconds} s; start all"
     if closed:
-      told = f"this machine cannot listen at --coordinator {coordinator}; give a free port of it"
+      told = (
+        f"this machine cannot listen at --coordinator {coordinator}; give a port of it that is "
+      )
+      told += "free (that of a run that was just lost is so a little later)"
     print(f"process {process}: {told}.", file=sys.__stderr__, flush=True)
-    _dismiss()
     heartbeat.leave(_CLOSED if closed else heartbeat.LOST)
 
   waiting = threading.Thread(target=wait, daemon=True)
@@ -232,10 +232,12 @@ def fail(message: str, status: int) -> None:
     print(message, file=sys.stderr, flush=True)
   if several():
     together, said = True, first()
-    try:
+    try:  # with names of their own, for each may have come from another place
       heartbeat.tell(message)
+      if first():
+        client().key_value_set("failure", message)
       client().wait_at_barrier("failing", _PARTING)
-      said |= from_first(lambda: message) == message
+      said = client().blocking_key_value_get("failure", _PARTING) == message
     except jax.errors.JaxRuntimeError:
       together = False
     if not said:
@@ -252,11 +254,4 @@ def part() -> None:
     client().wait_at_barrier("parting", _LONG)  # still with signs of life
     heartbeat.end()
     jax.distributed.shutdown()
-    _dismiss()
-
-
-def _dismiss() -> None:
-  """Ends the meeting place, if it is this process's."""
-  for service in _meeting:
-    service.kill()
-    service.wait()
+    meeting.end()

@@ -32,6 +32,7 @@ from typing import Any
 import jax
 
 from deepseek_jax.config import require
+from deepseek_jax.hosts import meeting
 
 LOST = 3  # exit status of the processes that are left
 _EVERY = 1.0  # seconds between two signs of life
@@ -49,7 +50,7 @@ class Patience:
   """How long others are waited for, in seconds."""
 
   meeting: int = 300  # until all processes are there
-  silence: int = 60  # without a sign of life
+  silence: int = 30  # without a sign of life
   hang: float = 600.0  # at one place while the others wait
   slow: float = 10.0  # the same, from which it is told
 
@@ -220,6 +221,7 @@ def suspect() -> None:
 
 def leave(status: int) -> None:
   """Ends this process at once, and waits for nothing of JAX's."""
+  meeting.end(soon=True)
   for stream in (sys.stdout, sys.stderr, sys.__stderr__):
     with contextlib.suppress(OSError, ValueError, AttributeError):
       stream.flush()

@@ -112,6 +112,13 @@ def test_an_error_of_all_is_told_once():
   assert [said.count("all the same.") for _, said in ended] == [1, 0]
 
 
+def test_errors_of_their_own_are_told_by_each():
+  with Processes(2, 1, ["tests.together", "own errors"]) as both:
+    ended = both.wait()
+  assert [status for status, _ in ended] == [2, 2]
+  assert ended[0][1].endswith("that of 0.\n") and ended[1][1].endswith("process 1: that of 1.\n")
+
+
 def test_where_others_do_not_come_or_the_port_is_taken_there_is_a_sentence():
   text = "from deepseek_jax.hosts import group, heartbeat\n"
   text += "group.join('127.0.0.1:{port}', 2, {process}, heartbeat.Patience(meeting=5))"

@@ -220,8 +220,12 @@ def _join() -> None:
     f"--{' and --'.join(given)} are of several processes, but --coordinator is not given; add it.",
   )
   if values.coordinator is not None:
-    names = ("meeting", "silence", "hang", "slow")
-    patience = heartbeat.Patience(**{name: values[f"{name}_seconds"].value for name in names})
+    patience = heartbeat.Patience(
+      meeting=values.meeting_seconds,
+      silence=values.silence_seconds,
+      hang=values.hang_seconds,
+      slow=values.slow_seconds,
+    )
     group.join(values.coordinator, values.processes, values.process, patience)
 
 

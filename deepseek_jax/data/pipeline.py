@@ -16,13 +16,14 @@ from deepseek_jax.data.fim import FillInTheMiddle
 from deepseek_jax.data.omissions import Omissions
 from deepseek_jax.data.problems import ENDLESS, ProblemSource
 from deepseek_jax.data.records import RecordError
-from deepseek_jax.data.shards import DealtBatches, Stream, own_shards
+from deepseek_jax.data.shards import DealtBatches, own_shards
 from deepseek_jax.data.sources import Fields, JsonSource, TextSource, fingerprint
 from deepseek_jax.data.stdlib import StdlibSource
 from deepseek_jax.data.stream import PackedStream
 from deepseek_jax.data.tables import TableSource
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer
 from deepseek_jax.tasks.registry import load_task
+from deepseek_jax.types import Batch
 
 
 def open_source(config: DataConfig) -> Any:
@@ -114,7 +115,7 @@ def open_batches(
   tokenizer: Tokenizer | None = None,
   prefetch: int = 4,
   rows: Collection[int] | None = None,
-) -> Stream | DealtBatches:
+) -> grain.DatasetIterator[Batch] | DealtBatches:
   """Batches of numpy arrays [B, T] for training, made in a thread of their own.
 
   Deterministic: the n-th batch depends on the configuration and the corpus only. The iterator's
@@ -137,7 +138,7 @@ def open_batches(
   omissions = Omissions(config.path or config.source)
   documents = sample_dataset(config, tokenizer, source, omissions)
 
-  def stream(documents: grain.MapDataset[Sample | None]) -> Stream:
+  def stream(documents: grain.MapDataset[Sample | None]) -> grain.DatasetIterator[Batch]:
     packed = PackedStream(
       documents,
       batch=config.batch // config.shards,

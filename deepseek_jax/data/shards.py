@@ -15,8 +15,6 @@ import numpy as np
 from deepseek_jax.data.packing import empty_batch
 from deepseek_jax.types import Batch
 
-Stream = grain.DatasetIterator[Batch]
-
 
 class DealtBatches(Iterator[Batch]):
   """Batches of all rows, of which those of other processes' streams hold nothing to be read.
@@ -24,7 +22,13 @@ class DealtBatches(Iterator[Batch]):
   They count as full all the same: streams are without end, and padding would be counted.
   """
 
-  def __init__(self, streams: Mapping[int, Stream], batch: int, length: int, shards: int):
+  def __init__(
+    self,
+    streams: Mapping[int, grain.DatasetIterator[Batch]],
+    batch: int,
+    length: int,
+    shards: int,
+  ):
     """`streams` are those of this process by number, each with `batch / shards` rows."""
     self._streams, self._shape = streams, (batch, length)
     self._rows = batch // shards

@@ -111,12 +111,12 @@ def _scheduled(patience: heartbeat.Patience) -> tuple[str, int, int, Sequence[in
   """What the scheduler says: the meeting place, how many processes, which this is, its devices."""
   told: str | Exception
   try:
-    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+    place, processes, process, devices = clusters.ClusterEnv.auto_detect_unset_distributed_params(
       None, None, None, None, None, patience.meeting
     )
+    if place is not None and processes is not None and process is not None:
+      return place, processes, process, devices
     told = "none is there that JAX knows"
-    if None not in found[:3]:
-      return found
   except Exception as error:  # of whatever the scheduler's own library raises
     told = error
   raise ConfigError(

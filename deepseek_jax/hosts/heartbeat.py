@@ -223,6 +223,7 @@ def leave(status: int) -> None:
   """Ends this process at once, and waits for nothing of JAX's."""
   meeting.end(soon=True)
   for stream in (sys.stdout, sys.stderr, sys.__stderr__):
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-      stream.flush()
+    with contextlib.suppress(OSError, ValueError):
+      if stream is not None:
+        stream.flush()
   os._exit(status)

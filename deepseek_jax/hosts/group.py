@@ -28,7 +28,7 @@ from deepseek_jax.hosts import heartbeat, meeting
 _CLOSED = 2  # exit status where nobody can meet at the place given: bad input
 T = TypeVar("T")
 _LONG = 24 * 3600 * 1000  # milliseconds; a process that is lost ends a wait long before
-_PARTING = 15_000  # milliseconds in which processes that end by an error wait for one another
+_PARTING = 12.0  # seconds in which processes that end by an error wait for those that do not
 _LATER = 3600  # seconds after which JAX itself would give up
 _told = itertools.count()
 
@@ -231,21 +231,35 @@ def fail(message: str, status: int) -> None:
   if first():
     print(message, file=sys.stderr, flush=True)
   if several():
-    together, said = True, first()
-    try:  # with names of their own, for each may have come from another place
+    mine = distributed.global_state.process_id
+    failures: dict[int, str] = {}
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
       heartbeat.tell(message)
-      if first():
-        client().key_value_set("failure", message)
-      client().wait_at_barrier("failing", _PARTING)
-      said = client().blocking_key_value_get("failure", _PARTING) == message
-    except jax.errors.JaxRuntimeError:
-      together = False
-    if not said:
-      print(f"process {distributed.global_state.process_id}: {message}", file=sys.stderr)
-    if not together:
+      client().key_value_set(f"failed/{mine}", message)
+      failures = _failures()
+    if not first() and failures.get(0) != message:
+      print(f"process {mine}: {message}", file=sys.stderr)
+    if len(failures) < distributed.global_state.num_processes:
       heartbeat.leave(status)
   part()
   sys.exit(status)
+
+
+def _failures() -> dict[int, str]:
+  """What each process ends by, as soon as all do; or those that do, when the others have had time.
+
+  One that ends, too, but draws a last page first, is waited for as long as it needs.
+  """
+  everyone, last = range(distributed.global_state.num_processes), time.monotonic() + _PARTING
+  while True:
+    found = client().key_value_dir_get("failed/")
+    failures = {int(key.rpartition("/")[2]): message for key, message in found}
+    missing = [i for i in everyone if i not in failures]
+    if not missing or time.monotonic() > last:
+      return failures
+    if all(heartbeat.ending(i) for i in missing):
+      last = time.monotonic() + _PARTING
+    time.sleep(0.5)
 
 
 def part() -> None:

@@ -36,7 +36,7 @@ from deepseek_jax.hosts import meeting
 
 LOST = 3  # exit status of the processes that are left
 _EVERY = 1.0  # seconds between two signs of life
-_GRACE = 5.0  # seconds in which all may end by the error by which one has
+_GRACE = 10.0  # seconds in which all may end by the error by which one has
 _SUSPECTED = 5.0  # seconds of silence that are enough where a collective has failed
 _BEATS = "beat/"
 _AGAIN = (
@@ -196,7 +196,15 @@ def tell(error: str) -> None:
   """Says at once by what error this process ends."""
   if _heart is not None:
     _heart.ended = error
-    _heart.beat()
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+      _heart.beat()
+
+
+def ending(which: int) -> bool:
+  """Whether a process has said that it ends."""
+  assert _heart is not None
+  said = dict(_heart.client.key_value_dir_get(_BEATS)).get(f"{_BEATS}{which}")
+  return said is not None and bool(json.loads(said)["ended"])
 
 
 def end() -> None:

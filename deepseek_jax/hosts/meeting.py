@@ -16,7 +16,7 @@ from pathlib import Path
 from jaxlib import _jax
 
 _MORE = 10  # times the silence after which a process is lost: JAX is not to be the first to notice
-_NOTICED = 5  # seconds in which the others notice what the first has
+_NOTICED = 10  # seconds in which the others notice what the first has
 _ROOT = Path(__file__).parents[2]
 _service: subprocess.Popen[bytes] | None = None  # of the first process
 

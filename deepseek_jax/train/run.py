@@ -8,15 +8,23 @@ from typing import Any, Protocol
 import optax
 from jax.sharding import Mesh
 
-from deepseek_jax.config import ComputeConfig, ModelConfig, require
+from deepseek_jax.config import ComputeConfig, ConfigError, ModelConfig, require
 from deepseek_jax.data.tokenizer import Tokenizer
-from deepseek_jax.hosts import group
+from deepseek_jax.hosts import group, heartbeat
 from deepseek_jax.model.adapters import LoRAConfig
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.sharding import MeshConfig, make_mesh
 from deepseek_jax.train.adapting import begin_adapting
 from deepseek_jax.train.checkpoint import Checkpointer
-from deepseek_jax.train.loop import FeedFn, LoopConfig, Position, StepFn, train
+from deepseek_jax.train.loop import (
+  FeedFn,
+  LoopConfig,
+  Position,
+  StepFn,
+  Terminated,
+  TrainingDiverged,
+  train,
+)
 from deepseek_jax.train.metrics import MetricsLog
 from deepseek_jax.train.monitor import Monitor
 from deepseek_jax.train.optimizer import OptimizerConfig, make_optimizer
@@ -147,6 +155,8 @@ def _watched(
   try:
     yield monitor
   except BaseException as error:
+    if isinstance(error, (ConfigError, Terminated, TrainingDiverged)):
+      heartbeat.tell(str(error))  # before a page is drawn
     monitor.close(error)
     raise
   monitor.close(None)

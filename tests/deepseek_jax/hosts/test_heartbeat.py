@@ -5,7 +5,7 @@ import pytest
 from deepseek_jax.config import ConfigError
 from deepseek_jax.hosts.heartbeat import Beat, Patience, Watcher
 
-PATIENCE = Patience(silence=10, hang=30.0, slow=5.0)
+PATIENCE = Patience(silence=20, hang=30.0, slow=5.0)
 
 
 class Run:
@@ -43,12 +43,12 @@ def test_a_run_in_which_all_move_goes_on(run):
 
 def test_a_process_that_is_not_heard_is_lost_after_the_silence(run):
   run.go(20)
-  assert run.go(9, alive=[0], moving=[]) == ""
-  assert run.go(1, alive=[0], moving=[]) == "process 1 is lost: nothing was heard of it for 10 s"
+  assert run.go(19, alive=[0], moving=[]) == ""
+  assert run.go(1, alive=[0], moving=[]) == "process 1 is lost: nothing was heard of it for 20 s"
 
 
 def test_a_process_that_never_said_anything_is_lost_too(run):
-  assert "process 0 is lost" in run.go(10, alive=[1])
+  assert "process 0 is lost" in run.go(20, alive=[1])
 
 
 def test_suspicion_shortens_the_silence(run):
@@ -94,7 +94,7 @@ def test_a_process_is_not_charged_for_the_time_before_the_others_went_on(run):
 def test_a_process_that_ends_by_an_error_ends_the_run_soon_after(run):
   run.go(20)
   run.beats[1] = Beat(99, 21, "step 21", "Traceback\n  in file\nValueError: the disk is full.")
-  assert run.go(3, alive=[0], moving=[]) == ""
+  assert run.go(8, alive=[0], moving=[]) == ""
   assert run.go(5, alive=[0], moving=[]) == (
     "process 1 ended by an error (ValueError: the disk is full)"
   )

@@ -98,7 +98,9 @@ class Watcher:
     told = [line for i, beat in beats.items() if (line := self._hear(i, beat, now))]
     silence = min(self._patience.silence, _SUSPECTED) if suspicious else self._patience.silence
     for i, seen in sorted(self._seen.items()):
-      if now - seen.ended >= _GRACE:
+      if seen.beat.ended:
+        if now - seen.ended < _GRACE:
+          continue
         return f"process {i} ended by an error ({_short(seen.beat.ended)})", told
       if (silent := now - seen.heard) >= silence:
         return f"process {i} is lost: nothing was heard of it for {silent:.0f} s", told

@@ -100,6 +100,14 @@ def test_a_process_that_ends_by_an_error_ends_the_run_soon_after(run):
   )
 
 
+def test_a_process_that_ends_is_not_said_to_hang(run):
+  run.go(20)
+  run.go(1, moving=[0])
+  run.go(22, moving=[])
+  run.beats[1] = Beat(99, 20, "step 20", "the disk is full.")
+  assert "process 1 ended by an error (the disk is full)" in run.go(11, alive=[0], moving=[])
+
+
 def test_patience_must_be_positive():
   with pytest.raises(ConfigError, match="--hang_seconds is 0; it must be positive"):
     Patience(hang=0)

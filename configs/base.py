@@ -108,6 +108,7 @@ DATA = {
   "loss": str,
   "fim_rate": float,
   "epochs": int,
+  "shards": int,
   "seed": int,
   "split": str,
   "text_field": str,

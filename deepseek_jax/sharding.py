@@ -29,6 +29,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from deepseek_jax.config import ConfigError, require
+from deepseek_jax.hosts import arrays, group
 from deepseek_jax.ops.dispatch import default_capacity, expert_ffn
 from deepseek_jax.ops.exchange import Exchange, exchanged_ffn, measures
 from deepseek_jax.ops.precision import PLAIN, Precision
@@ -83,12 +84,13 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-  """The mesh of `config` over `devices`, by default all there are.
+  """The mesh of `config` over `devices`, by default all there are, of all processes.
 
-  All ones takes the first device; any other mesh must take every device, or ConfigError.
+  All ones takes the first device of a process that is alone; any other mesh must take every
+  device, or ConfigError.
   """
   devices = list(jax.devices() if devices is None else devices)
-  if config.devices == 1:
+  if config.devices == 1 and not group.several():
     devices = devices[:1]
   sizes = tuple(getattr(config, name) for name in AXES)
   product = " * ".join(f"{name} {size}" for name, size in zip(AXES, sizes, strict=True))
@@ -141,6 +143,13 @@ def row_devices(mesh: Mesh | None) -> int:
   return 1 if mesh is None else _size(mesh, ROWS)
 
 
+def own_rows(config: MeshConfig, count: int) -> list[int]:
+  """Which of a batch's `count` rows lie on devices of this process; alone, all."""
+  if not group.several():
+    return list(range(count))
+  return arrays.own_slice(NamedSharding(make_mesh(config), batch_spec()), (count,), 0)
+
+
 def shard_batch(mesh: Mesh | None, batch: Any) -> Any:
   """Puts a host batch on the mesh, its rows split; leading micro-batch axes stay whole.
 
@@ -158,7 +167,7 @@ def shard_batch(mesh: Mesh | None, batch: Any) -> Any:
         count % rows == 0,
         f"the batch has {count} rows; they must divide by {_PRODUCT}, {rows}.",
       )
-  return jax.device_put(batch, state_shardings(mesh, batch))
+  return arrays.place(batch, state_shardings(mesh, batch))
 
 
 def init_sharded(fn: Callable[..., Any], mesh: Mesh | None, *args: Any) -> Any:

@@ -14,6 +14,8 @@ The workdir gets report.html, and samples.jsonl with what was said and earned. E
 and before the first and after the last, --config.evaluation.every=N asks held-out problems, of the
 task or of --config.evaluation.benchmark=NAME|FILE; what is learnt does not change by it.
 
+Over several processes as experiments/pretrain.py says: all sample, the first judges.
+
 With --preflight nothing is trained: two iterations are tried with the start model and thrown away,
 and what would go wrong is told, with figures and what to change (see rl/preflight). It needs no
 --workdir, and only looks at one. --preflight_prompts=N tries N problems, not those of two
@@ -49,6 +51,7 @@ def main() -> None:
 
 def _preflight() -> None:
   """Tries the job of the flags, and ends with the status of what is found."""
+  require(FLAGS.coordinator is None, "--preflight runs in one process; leave --coordinator out.")
   config, workdir = program.training_config(needed=["config"])
   out, keep = program.output_file("preflight_out"), program.output_file("preflight_keep")
   where = local_path(workdir) if workdir else None
@@ -73,6 +76,7 @@ def _preflight() -> None:
 
 if __name__ == "__main__":
   program.training_flags()
+  program.process_flags()
   program.preflight_flags()
   flags.DEFINE_string("preflight_keep", None, "A file for the problems that teach the most.")
   program.verifier_flags()

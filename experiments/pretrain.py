@@ -5,6 +5,12 @@
 Any field of the config can be given on the command line: --config.train.steps=10. The same command
 goes on from the workdir's newest checkpoint. --config.init=DIR starts from the weights of another
 workdir or of a Hugging Face directory.
+
+Over several processes, each with devices of its own, of which config.mesh takes all: the same
+command on each, with --coordinator=HOST:PORT --processes=N --process=I, or --coordinator=auto under
+a scheduler. The workdir must be the same directory for all. The batch and its records are the same
+whatever N; with --config.data.shards=S a process reads only the documents of its rows. Where one is
+lost or hangs, the others say so and end with status 3; the same command goes on, also on fewer.
 """
 
 from deepseek_jax.evaluate.text_job import text_monitor
@@ -21,5 +27,6 @@ def main() -> None:
 
 if __name__ == "__main__":
   program.training_flags()
+  program.process_flags()
   program.verifier_flags()
   program.run(main)

@@ -3,14 +3,21 @@
 0    done
 1    training diverged: a loss that is no number, or a spike; or a preflight that found what is red
 2    bad input, or a full disk; one sentence on standard error, nothing half-written
+3    of a run over several processes another was lost or hangs; the same command goes on, also over
+     fewer, from the newest checkpoint
 143  SIGTERM: the state was saved, and the same command goes on from there
+
+Of several processes the first speaks for all. Another speaks where the first does not end as it
+does: by an error of its own, or left alone.
 """
 
+import contextlib
 import io
+import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +27,14 @@ from ml_collections import config_flags
 
 from deepseek_jax import compilation
 from deepseek_jax.config import ConfigError, require
+from deepseek_jax.hosts import group, heartbeat
 from deepseek_jax.paths import local_path
 from deepseek_jax.tasks.code.sandbox import allow_unsafe_execution
 from deepseek_jax.train.checkpoint import disk_is_full
 from deepseek_jax.train.loop import Terminated, TrainingDiverged
 
 DIVERGED, BAD_INPUT, TERMINATED = 1, 2, 143
+FAULT = 1  # of ours, or of a library's; with a traceback
 RED = 1  # a preflight's
 _EXAMPLES = {"config": "configs/NAME.py", "workdir": "DIR"}
 flags.DEFINE_string(
@@ -48,6 +57,22 @@ def training_flags() -> None:
   config_flag()
   flags.DEFINE_string("workdir", None, "Where the run is kept; a run found there goes on.")
   flags.DEFINE_string("profile_steps", "", "first-last: trace these steps into the workdir.")
+
+
+def process_flags() -> None:
+  """Defines what makes several processes one run; for jobs that run over several."""
+  patience = heartbeat.Patience()
+  flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT of the first of several processes, on all of them; auto: as the scheduler says.",
+  )
+  flags.DEFINE_integer("processes", None, "How many processes there are.")
+  flags.DEFINE_integer("process", None, "Which this is, counted from 0; that one writes all files.")
+  flags.DEFINE_integer("meeting_seconds", patience.meeting, "To wait until all are there.")
+  flags.DEFINE_integer("silence_seconds", patience.silence, "Without a sign of life: it is lost.")
+  flags.DEFINE_float("hang_seconds", patience.hang, "At one place, waited for: it hangs.")
+  flags.DEFINE_float("slow_seconds", patience.slow, "The same, from which it is told as slow.")
 
 
 def verifier_flags() -> None:
@@ -160,7 +185,21 @@ def _guarded(main: Callable[[], None]) -> None:
     compilation.use_cache(cache or None)
   compilation.watch().tell()
   try:
-    main()
+    _ended(main)
+  except Exception:  # a fault of ours, or of a library's; or another process is lost
+    heartbeat.suspect()
+    if group.several():
+      group.fail(traceback.format_exc(), FAULT)
+    raise
+
+
+def _ended(main: Callable[[], None]) -> None:
+  """Runs `main`, one of several processes where the flags say so; what users can mend is told."""
+  try:
+    _join()
+    with _silence() if not group.first() else contextlib.nullcontext():
+      main()
+    group.part()
   except ConfigError as error:
     _exit(error, BAD_INPUT)
   except OSError as error:
@@ -178,6 +217,37 @@ def _guarded(main: Callable[[], None]) -> None:
     _exit(error, DIVERGED)
   except Terminated as error:
     _exit(error, TERMINATED)
+
+
+def _join() -> None:
+  """Makes this process one of several, where the flags say so."""
+  values = flags.FLAGS
+  if "coordinator" not in values:
+    return
+  given = [name for name in ("processes", "process") if values[name].value is not None]
+  require(
+    not given or values.coordinator is not None,
+    f"--{' and --'.join(given)} are of several processes, but --coordinator is not given; add it.",
+  )
+  if values.coordinator is not None:
+    patience = heartbeat.Patience(
+      meeting=values.meeting_seconds,
+      silence=values.silence_seconds,
+      hang=values.hang_seconds,
+      slow=values.slow_seconds,
+    )
+    group.join(values.coordinator, values.processes, values.process, patience)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+  """Keeps what another process says for all from being said again."""
+  with (
+    open(os.devnull, "w") as nowhere,
+    contextlib.redirect_stdout(nowhere),
+    contextlib.redirect_stderr(nowhere),
+  ):
+    yield
 
 
 def _parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
@@ -222,5 +292,4 @@ def _told(error: Exception) -> str:
 
 
 def _exit(message: object, status: int) -> None:
-  print(str(message), file=sys.stderr, flush=True)
-  sys.exit(status)
+  group.fail(str(message), status)

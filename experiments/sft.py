@@ -11,6 +11,8 @@ the answers of conversations, lists of {"role", "content"} or ShareGPT's {"from"
 before the first and after the last, with answers of at most --config.evaluation.max_new tokens.
 report.html in the workdir has the curves. --config.lora.rank=16 trains adapters of the model (see
 model/adapters.py); the workdir names it, and it must stay where it is.
+
+Over several processes as experiments/pretrain.py says.
 """
 
 from deepseek_jax.evaluate.text_job import text_monitor
@@ -27,5 +29,6 @@ def main() -> None:
 
 if __name__ == "__main__":
   program.training_flags()
+  program.process_flags()
   program.verifier_flags()
   program.run(main)

@@ -23,7 +23,7 @@ OURS = ("deepseek_jax", "pallas_kernels", "experiments", "configs", "tests")
 LEVELS = {
   "pallas_kernels": 0,
   **dict.fromkeys((f"deepseek_jax.{r}" for r in ("types", "config", "presets", "compilation")), 0),
-  **dict.fromkeys((f"deepseek_jax.{r}" for r in ("paths", "by_name", "seeds")), 0),
+  **dict.fromkeys((f"deepseek_jax.{r}" for r in ("paths", "by_name", "seeds", "hosts")), 0),
   "deepseek_jax.ops": 1,
   **dict.fromkeys(("deepseek_jax.tasks", "deepseek_jax.model", "deepseek_jax.sharding"), 2),
   **dict.fromkeys((f"deepseek_jax.{r}" for r in ("plan", "train", "decode", "data", "hub")), 3),

@@ -26,6 +26,7 @@ class DataConfig:
   loss: str = "all"  # all | answer: prompts carry no loss
   fim_rate: float = 0.0  # V3: 0.1
   epochs: int = 0  # 0: without end
+  shards: int = 1  # streams of documents without end, each with its rows: see shards.py
   seed: int = 0
   split: str = "train"  # of problems, stdlib, and directories that name splits
   text_field: str = "text"  # of records: a text, or a list of messages as in `messages.py`
@@ -47,7 +48,7 @@ class DataConfig:
       f"data.path is {self.path!r}; the source {self.source!r} "
       + ("needs a path." if self.source in _WITH_PATH else "takes none."),
     )
-    for name in ("batch", "length"):
+    for name in ("batch", "length", "shards"):
       value = getattr(self, name)
       require(value > 0, f"data.{name} is {value}; it must be positive.")
     check_seed("data.seed", self.seed)
@@ -57,6 +58,15 @@ class DataConfig:
       "problems alone.",
     )
     require(self.epochs >= 0, f"data.epochs is {self.epochs}; it must be 0 (endless) or more.")
+    require(
+      self.batch % self.shards == 0,
+      f"data.batch is {self.batch}; it must divide by data.shards, {self.shards}.",
+    )
+    require(
+      self.shards == 1 or self.epochs == 0,
+      f"data.shards is {self.shards}, but data.epochs is {self.epochs}, and they would not end "
+      "together; set one to its default.",
+    )
     require(
       0.0 <= self.fim_rate <= 1.0,
       f"data.fim_rate is {self.fim_rate}; it must be between 0 and 1.",

@@ -1,7 +1,7 @@
 """From a `DataConfig` to batches: source, shuffling, tokens, fill-in-the-middle, packing."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from deepseek_jax.data.fim import FillInTheMiddle
 from deepseek_jax.data.omissions import Omissions
 from deepseek_jax.data.problems import ENDLESS, ProblemSource
 from deepseek_jax.data.records import RecordError
+from deepseek_jax.data.shards import DealtBatches, own_shards
 from deepseek_jax.data.sources import Fields, JsonSource, TextSource, fingerprint
 from deepseek_jax.data.stdlib import StdlibSource
 from deepseek_jax.data.stream import PackedStream
@@ -110,8 +111,11 @@ def sample_dataset(
 
 
 def open_batches(
-  config: DataConfig, tokenizer: Tokenizer | None = None, prefetch: int = 4
-) -> grain.DatasetIterator[Batch]:
+  config: DataConfig,
+  tokenizer: Tokenizer | None = None,
+  prefetch: int = 4,
+  rows: Collection[int] | None = None,
+) -> grain.DatasetIterator[Batch] | DealtBatches:
   """Batches of numpy arrays [B, T] for training, made in a thread of their own.
 
   Deterministic: the n-th batch depends on the configuration and the corpus only. The iterator's
@@ -123,6 +127,7 @@ def open_batches(
     config: what to read.
     tokenizer: that of the model; None loads `config.tokenizer`.
     prefetch: batches made ahead, at least 1.
+    rows: of a batch, which this process needs; with `config.shards` the others may hold nothing.
 
   Raises:
     ConfigError: the corpus cannot be read or is empty; from `next` if no document is any good.
@@ -131,16 +136,25 @@ def open_batches(
   tokenizer = load_tokenizer(config.tokenizer) if tokenizer is None else tokenizer
   source = open_source(config)
   omissions = Omissions(config.path or config.source)
-  stream = PackedStream(
-    sample_dataset(config, tokenizer, source, omissions),
-    batch=config.batch,
-    length=config.length,
-    packing=config.packing,
-    pad_id=tokenizer.pad_id,
-    epoch=len(source),
-    nothing=omissions.nothing_left,
-  )
-  return iter(grain.experimental.ThreadPrefetchIterDataset(stream, prefetch_buffer_size=prefetch))
+  documents = sample_dataset(config, tokenizer, source, omissions)
+
+  def stream(documents: grain.MapDataset[Sample | None]) -> grain.DatasetIterator[Batch]:
+    packed = PackedStream(
+      documents,
+      batch=config.batch // config.shards,
+      length=config.length,
+      packing=config.packing,
+      pad_id=tokenizer.pad_id,
+      epoch=len(source),
+      nothing=omissions.nothing_left,
+    )
+    return iter(grain.experimental.ThreadPrefetchIterDataset(packed, prefetch_buffer_size=prefetch))
+
+  if config.shards == 1:
+    return stream(documents)
+  own = own_shards(range(config.batch) if rows is None else rows, config.batch, config.shards)
+  streams = {number: stream(documents[number :: config.shards]) for number in own}
+  return DealtBatches(streams, config.batch, config.length, config.shards)
 
 
 def read_samples(config: DataConfig, tokenizer: Tokenizer | None = None) -> list[Sample]:

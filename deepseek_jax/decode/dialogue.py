@@ -19,6 +19,7 @@ from deepseek_jax.data.conversation import Prompt
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import Engine, Params, Samples, SamplingParams
 from deepseek_jax.decode.sampling import turn_keys
+from deepseek_jax.hosts import group
 from deepseek_jax.tasks.environment import Reply, reply_each
 from deepseek_jax.tasks.scoring import failed, score_exchanges, tell_failures
 from deepseek_jax.tasks.task import Problem, Score, Task, takes_turns
@@ -141,9 +142,13 @@ def score_dialogues(
 ) -> list[Score]:
   """The task's score of each sample; failures, also those of replies, are told.
 
-  `known` are the scores of those that were judged already, by their places.
+  `known` are the scores of those that were judged already, by their places. Of several processes
+  the first judges: a verifier that runs out of time might do so on one and not on another.
   """
-  known = known or {}
+  return group.from_first(lambda: _scored(task, samples, known or {}))
+
+
+def _scored(task: Task, samples: Sequence[Dialogue], known: Mapping[int, Score]) -> list[Score]:
   scores = [known.get(i) or failed(f"environment: {s.failure}") for i, s in enumerate(samples)]
   whole = [i for i, one in enumerate(samples) if not one.failure and i not in known]
   problems, said = [samples[i].problem for i in whole], [tuple(samples[i].said) for i in whole]
@@ -179,7 +184,8 @@ def _next(
   """The turn behind one in which all have spoken: of those that the task answers."""
   heard = [n for n, one in enumerate(turn.speakers) if not one.truncated and takes_turns(task)]
   speakers = [turn.speakers[n] for n in heard]
-  replies = reply_each(task, [s.problem for s in speakers], [tuple(s.said) for s in speakers])
+  spoken_to = [s.problem for s in speakers], [tuple(s.said) for s in speakers]
+  replies = group.from_first(lambda: reply_each(task, *spoken_to))
   on, asked, params, crowded = [], [], [], 0
   for n, one, reply in zip(heard, speakers, replies, strict=True):
     further = _hear_reply(tokenizer, one, reply, template)

@@ -14,6 +14,7 @@ import numpy as np
 
 from deepseek_jax.decode.rows import regather
 from deepseek_jax.decode.step import empty_cache, prefill
+from deepseek_jax.hosts import arrays
 from deepseek_jax.model.cache import DecodeCache
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.types import Weights
@@ -87,7 +88,7 @@ class Prefiller:
       piece = (x[:, cut] for x in (tokens_NT, next_NT, real_NT))
       cache, hidden_ND, logits_NV, met = prefill(self.model, self.weights, cache, *piece)
       experts_LNTA.append(met)
-    met_LNTA = np.concatenate(jax.device_get(experts_LNTA), axis=2)
+    met_LNTA = np.concatenate(arrays.read(experts_LNTA), axis=2)
     before = [] if self.start is None else self.start.experts
     experts = [
       np.concatenate([*before, met_LNTA[:, n, width - len(rest) :]], axis=1)

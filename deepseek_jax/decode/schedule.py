@@ -1,7 +1,8 @@
 """Continuous batching: which request is in which row, and how long the rows are advanced.
 
 Host code around the compiled programs of `rows` and `step`. Nothing here depends on time, so that
-the same call gives the same samples: rollouts are done again when a run is resumed.
+the same call gives the same samples: rollouts are done again when a run is resumed. And so several
+processes do the same, each with all that was sampled.
 """
 
 import dataclasses
@@ -9,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from deepseek_jax.decode.prompts import Prefilled, Prefiller, bucket
@@ -17,6 +17,7 @@ from deepseek_jax.decode.request import Event, Request
 from deepseek_jax.decode.rows import empty_rows, insert, regather, retire, take_rows
 from deepseek_jax.decode.speculative import first_drafts, speculate
 from deepseek_jax.decode.step import Emitted, decode, empty_cache
+from deepseek_jax.hosts import arrays, heartbeat
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.sharding import shard_batch
 from deepseek_jax.types import Weights
@@ -67,6 +68,7 @@ class Schedule:
   def run(self) -> Iterator[Event]:
     """Decodes everything; what is new of a request is told after each turn."""
     while self._waiting or any(self._owner):
+      heartbeat.move("sampling")
       if self._waiting and self._free() >= self._turnover():
         self._admit()
       else:
@@ -132,7 +134,7 @@ class Schedule:
         self._model, self._weights, self._rows, self._cache, self._drafts_BK,
         hidden_BD, source_B >= 0, drafts=self._drafts,
       )  # fmt: skip
-    token_B, logprob_B, live_B = jax.device_get((token_B, logprob_B, self._rows.live_B))
+    token_B, logprob_B, live_B = arrays.read((token_B, logprob_B, self._rows.live_B))
     for row, request in entered:
       request.take(token_B[row, None], logprob_B[row, None])
     self._close((row for row, _ in entered), live_B)
@@ -215,7 +217,7 @@ class Schedule:
     remaining = max(r.params.max_new - len(r.tokens) for r in self._live())
     room = (self._slots - self._index - max(self._drafts - 1, 0)) // (self._drafts + 1)
     emitted = self._run(min(self._steps, room, remaining))
-    emitted, live_B, index = jax.device_get((emitted, self._rows.live_B, self._cache.index))
+    emitted, live_B, index = arrays.read((emitted, self._rows.live_B, self._cache.index))
     self._index = int(index)
     for row, request in enumerate(self._owner):
       if request is not None:

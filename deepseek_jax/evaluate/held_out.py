@@ -32,6 +32,7 @@ from deepseek_jax.evaluate.figures import Figure, figure, format_figure
 from deepseek_jax.evaluate.file_benchmark import FileBenchmark
 from deepseek_jax.evaluate.report import Exhibit, choose_exhibits
 from deepseek_jax.evaluate.results import read_metrics
+from deepseek_jax.hosts import group
 from deepseek_jax.tasks.code.task import Code
 from deepseek_jax.tasks.environment import check_turns
 from deepseek_jax.tasks.task import Task
@@ -128,7 +129,8 @@ class EvaluationLog:
     self.path, self._held_out, self._engine = folder / FILE, held_out, engine
     self._events: Path = folder / "tensorboard" / "held_out"
     self._writer: Any = None
-    kept = [record for record in read_metrics(self.path) if record["step"] <= step]
+    recorded = group.from_first(lambda: read_metrics(self.path))
+    kept = [record for record in recorded if record["step"] <= step]
     if self.path.exists():
       write_atomically(self.path, "".join(_line(record) for record in kept))
     self._done = {(record["step"], tuple(record["solved"])) for record in kept}
@@ -155,6 +157,8 @@ class EvaluationLog:
 
   def _draw(self, step: int, figures: Sequence[Figure]) -> None:
     """Hands the figures to TensorBoard, beside the curves of training."""
+    if not group.first():
+      return
     if self._writer is None:
       from tensorboardX import SummaryWriter  # which imports torch where that is installed
 

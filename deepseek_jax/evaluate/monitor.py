@@ -2,7 +2,7 @@
 
 report.html and results.json are written anew from time to time, and at the end: also at one by a
 limit, a signal or an error. Drawing takes at most a fiftieth of the run. Held-out problems are
-asked where `evaluation` says so.
+asked where `evaluation` says so. Of several processes the first draws, and all ask.
 """
 
 import sys
@@ -18,6 +18,7 @@ from deepseek_jax.evaluate.held_out import (
 )
 from deepseek_jax.evaluate.job_page import Job, write_page
 from deepseek_jax.evaluate.results import read_metrics, read_results, write_results
+from deepseek_jax.hosts import group
 from deepseek_jax.types import Weights
 
 SECONDS = 60.0  # between two drawings at least
@@ -63,10 +64,12 @@ class JobMonitor:
     return self.evaluations is not None and self.evaluations.due(step)
 
   def _old(self) -> bool:
-    return time.monotonic() - self._drawn >= self._pause
+    return group.first() and time.monotonic() - self._drawn >= self._pause
 
   def _publish(self, state: str) -> None:
     """Writes page and results; what prevents it is told, and ends no training."""
+    if not group.first():
+      return
     began = time.monotonic()
     try:
       records = read_evaluations(self.folder)

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
+from deepseek_jax.hosts import arrays
 from deepseek_jax.ops.fp8 import E4M3
 from deepseek_jax.sharding import state_shardings
 
@@ -33,12 +34,11 @@ class Leaf:
     """Writes what lies at `index` of the leading axes; returns once it is there."""
     if part.dtype == self._dtype:
       part = part.view(self._bits)
-    place = None
     if self._sharding is not None:
       entries = _entries(self._sharding, self._array.ndim)[len(index) :]
-      place = NamedSharding(self._sharding.mesh, P(*entries))
+      part = arrays.place(part, NamedSharding(self._sharding.mesh, P(*entries)))
     at = tuple(np.int32(i) for i in index)
-    self._array = _write(self._array, jax.device_put(part, place), at, self._sharding)
+    self._array = _write(self._array, part, at, self._sharding)
     self._array.block_until_ready()  # else parts would queue up in memory
 
   def take(self) -> jax.Array:

@@ -18,6 +18,7 @@ from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.dialogue import Dialogue, converse, score_dialogues
 from deepseek_jax.decode.engine import Engine, SamplingParams
 from deepseek_jax.decode.sampling import sample_keys
+from deepseek_jax.hosts.group import first
 from deepseek_jax.tasks.environment import Exchange
 from deepseek_jax.tasks.judging import Judging, elsewhere
 from deepseek_jax.tasks.task import Problem, Score, Task
@@ -155,7 +156,7 @@ def draw(
   owners = [problem for problem in problems for _ in range(group)]
   asked = [question for question in questions for _ in range(group)]
   given = (engine, weights, task, tokenizer, owners, asked, params, keys_B, template, turns, room)
-  if elsewhere(task):
+  if elsewhere(task) and first():
     with Judging(task) as judging:
       drawn = converse(*given, judging.add)
       scores = score_dialogues(task, drawn, judging.scores())

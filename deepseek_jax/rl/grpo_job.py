@@ -140,7 +140,7 @@ def run_grpo(
     kept["reward model"] = {job.rl.rollout.reward.learned.model: judge.model.digest}
   return run_job(
     job, tokenizer, directory, parts, reference,
-    stage=stage, kept=kept, lora=job.lora, monitor=monitor,
+    stage=stage, kept=kept, lora=job.lora, monitor=monitor, several=True,
   )  # fmt: skip
 
 

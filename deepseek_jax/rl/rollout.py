@@ -16,6 +16,7 @@ import numpy as np
 from deepseek_jax.config import require
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.decode.engine import Engine, SamplingParams
+from deepseek_jax.hosts import group
 from deepseek_jax.rl.advantages import (
   AdvantageConfig,
   Advantages,
@@ -198,7 +199,9 @@ def _round(
     turns=config.turns,
     room=config.width,
   )
-  judged = rewards(completions, config.group, config.reward, config.max_new, judge)
+  judged = group.from_first(
+    lambda: rewards(completions, config.group, config.reward, config.max_new, judge)
+  )
   if transform is not None:
     judged = dataclasses.replace(judged, total_BJ=transform(judged.total_BJ, iteration))
   truncated_BJ = np.array([c.truncated for c in completions]).reshape(judged.total_BJ.shape)

@@ -4,7 +4,8 @@ A checkpoint holds three items: `weights` (so that sampling, export and another 
 nothing else), `training` (the rest of the state: optimiser, step, moving average, reference) and
 `host`, a JSON object with what Python knows: tokens as an exact integer, the data position,
 counters. Of adapted weights it holds the adapters alone (`state.learnt`). Orbax writes it beside
-its place and renames it, so a killed process leaves the checkpoints before it untouched.
+its place and renames it, so a killed process leaves the checkpoints before it untouched. Several
+processes write one checkpoint together, each the shards that it has; any number may read it.
 
 Where the newest is damaged all the same, the newest that is whole is read in its place, and told.
 """
@@ -25,6 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from deepseek_jax.config import ConfigError, require
+from deepseek_jax.hosts import group
 from deepseek_jax.train.state import TrainState, learnt
 from deepseek_jax.types import Weights
 
@@ -41,8 +43,7 @@ class Checkpointer:
 
   def __init__(self, directory: str | Path, keep: int = 2):
     self.directory = Path(directory).absolute()
-    self.directory.mkdir(parents=True, exist_ok=True)
-    self._remove_half_written()
+    group.from_first(self._clear)
     options = ocp.CheckpointManagerOptions(max_to_keep=keep)
     self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=_ITEMS)
 
@@ -65,7 +66,7 @@ class Checkpointer:
     state = learnt(state)
     with self._space():
       size = sum(x.nbytes for x in jax.tree.leaves(state))
-      free = shutil.disk_usage(self.directory).free
+      free = group.from_first(lambda: shutil.disk_usage(self.directory).free)
       if free < size:
         raise OSError(errno.ENOSPC, f"{size} bytes are needed and {free} free")
       training = _training(state)
@@ -96,8 +97,11 @@ class Checkpointer:
       return self._read(abstract, step)
 
     used, found = _newest_whole(self.directory, self._manager.all_steps(), step, read)
-    if step is None:
-      self._put_aside([other for other in self._manager.all_steps() if other > used])
+    group.same("newest checkpoint that can be read", used)
+    damaged = [other for other in self._manager.all_steps() if other > used]
+    if step is None and damaged:
+      group.from_first(lambda: self._put_aside(damaged))
+      self._manager.reload()
     return found
 
   def _read(self, abstract: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
@@ -120,8 +124,6 @@ class Checkpointer:
       shutil.rmtree(aside, ignore_errors=True)
       self.path(step).rename(aside)
       print(f"The damaged checkpoint is kept as {aside}.", file=sys.stderr, flush=True)
-    if steps:
-      self._manager.reload()
 
   def wait(self) -> None:
     """Returns when everything is on disk; ConfigError if the disk is full."""
@@ -134,6 +136,11 @@ class Checkpointer:
       self.wait()
     finally:
       self._manager.close()
+
+  def _clear(self) -> None:
+    """Makes the directory, and removes what a killed process left in it."""
+    self.directory.mkdir(parents=True, exist_ok=True)
+    self._remove_half_written()
 
   def _remove_half_written(self) -> None:
     for path in self.directory.glob(f"*{_TEMPORARY}*"):

@@ -19,6 +19,8 @@ from typing import Any
 import jax
 
 from deepseek_jax.config import ConfigError, require
+from deepseek_jax.hosts import group, heartbeat
+from deepseek_jax.hosts.vote import Vote
 from deepseek_jax.train.checkpoint import Checkpointer
 from deepseek_jax.train.metrics import MetricsLog
 from deepseek_jax.train.monitor import Monitor
@@ -81,7 +83,9 @@ class Position:
 
   step: int = 0  # updates done
   tokens: int = 0  # seen; an exact Python integer
-  data: Any = None  # JSON: where the data, or whatever `feed` draws from, continues
+  # JSON: where the data, or whatever `feed` draws from, continues. Of several processes each may
+  # know of its own alone; a checkpoint knows of all.
+  data: Any = None
   usual_loss: float | None = None  # running mean, of the steps whose metrics were read
 
 
@@ -151,13 +155,15 @@ def train(
   Raises:
     TrainingDiverged: by a loss that is no number or spikes, or a metric above its limit; nothing
       of it is saved.
-    Terminated: by SIGTERM, once the step under way is saved.
+    Terminated: by SIGTERM to any process, once the steps under way are saved.
     ConfigError: the disk is full.
   """
   progress = progress or Progress(config.steps, config.progress_seconds)
   run, began = _Run(config, checkpointer, log, progress, position.usual_loss), position.step
-  with _sigterm() as terminated, _Trace(config.profiled(), profile) as trace:
-    while position.step < config.steps and not terminated.is_set():
+  with _sigterm() as asked, _Trace(config.profiled(), profile) as trace:
+    terminated = Vote()
+    while position.step < config.steps and not terminated.by_any(asked.is_set()):
+      heartbeat.move(f"what it does before step {position.step + 1}")
       if monitor is not None and monitor.due(position.step):
         run.aside(monitor, position, state.weights)
       try:
@@ -167,6 +173,7 @@ def train(
       except ConfigError:
         run.read()  # if the step before has diverged, so will have what is sampled from it
         raise
+      heartbeat.move(f"step {position.step + 1}")
       trace.before(position.step + 1, state)
       state, metrics = step(state, fed.batch, fed.knobs)
       position = dataclasses.replace(
@@ -176,12 +183,14 @@ def train(
       run.dispatched(position, metrics, fed)
       if position.step % config.checkpoint_every == 0:
         run.save(state, position)
+    heartbeat.move("the end of training")
     run.save(state, position)
     checkpointer.wait()
-    if position.step == began and not terminated.is_set():
+    terminated.by_any(asked.is_set())
+    if position.step == began and not terminated.decided:
       progress.nothing(began)
     progress.finish(position.step, position.tokens)
-  if terminated.is_set():
+  if terminated.decided:
     raise Terminated(f"SIGTERM: saved after step {position.step} in {checkpointer.directory}.")
   return state, dataclasses.replace(position, usual_loss=run.usual_loss)
 
@@ -214,6 +223,7 @@ class _Run:
       return
     position, arrays, fed = self._pending
     self._pending = None
+    heartbeat.move(f"the figures of step {position.step}")
     metrics = {name: float(value) for name, value in jax.device_get(arrays).items()}
     seconds = time.monotonic() - self._clock
     self._clock += seconds
@@ -238,7 +248,11 @@ class _Run:
     if position.step in (0, self.checkpointer.latest_step()):
       return
     self.log.sync()
-    host = dataclasses.asdict(dataclasses.replace(position, usual_loss=self.usual_loss))
+    heartbeat.move(f"the checkpoint of step {position.step}")
+    known = dataclasses.replace(
+      position, usual_loss=self.usual_loss, data=group.united(position.data)
+    )
+    host = dataclasses.asdict(known)
     self.checkpointer.save(position.step, state, host)
 
   def _judge(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deepseek_jax.config import ConfigError
+from deepseek_jax.hosts import group
 from deepseek_jax.train.checkpoint import disk_is_full
 from deepseek_jax.train.workdir import write_atomically
 
@@ -33,6 +34,8 @@ class MetricsLog:
     if self.path.exists() or kept:
       write_atomically(self.path, "".join(json.dumps(r) + "\n" for r in kept))
     self.close()
+    if not group.first():
+      return
     from tensorboardX import SummaryWriter  # which imports torch where that is installed
 
     self._writer = SummaryWriter(str(self._events), purge_step=step + 1)
@@ -52,7 +55,7 @@ class MetricsLog:
 
   def sync(self) -> None:
     """Makes the operating system write what it holds back."""
-    if self.path.exists():
+    if group.first() and self.path.exists():
       with open(self.path, "rb") as file:
         os.fsync(file.fileno())
     if self._writer is not None:
@@ -69,7 +72,12 @@ class MetricsLog:
 
 
 def append_line(path: Path, line: str) -> None:
-  """Adds a line to a file; ConfigError, and the file as it was, where the disk is full."""
+  """Adds a line to a file; ConfigError, and the file as it was, where the disk is full.
+
+  Of several processes the first does.
+  """
+  if not group.first():
+    return
   size = path.stat().st_size if path.exists() else 0
   try:
     with open(path, "a", encoding="utf-8", errors="replace") as file:

@@ -16,7 +16,7 @@ from deepseek_jax.data.pipeline import corpus_fingerprint, open_batches
 from deepseek_jax.model.adapters import LoRAConfig, check_adapters
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.seeds import check_seed
-from deepseek_jax.sharding import MeshConfig, shard_batch
+from deepseek_jax.sharding import MeshConfig, own_rows, shard_batch
 from deepseek_jax.train.loop import Feed, FeedFn, LoopConfig, Position, StepFn
 from deepseek_jax.train.optimizer import OptimizerConfig
 from deepseek_jax.train.periodic_evaluation import PeriodicEvaluation
@@ -98,7 +98,7 @@ def run_pretrain(
 ) -> tuple[TrainState, Position]:
   """Trains, or goes on training, in the workdir `directory`; see `run.run_job`."""
   tokenizer = open_tokenizer(job.data.tokenizer)
-  batches = open_batches(job.data, tokenizer)
+  batches = open_batches(job.data, tokenizer, rows=own_rows(job.mesh, job.data.batch))
 
   def parts(
     model: Transformer, tx: optax.GradientTransformation, position: Position
@@ -108,7 +108,15 @@ def run_pretrain(
 
   kept = {"corpus": corpus_fingerprint(job.data)}
   return run_job(
-    job, tokenizer, directory, parts, stage=stage, kept=kept, lora=job.lora, monitor=monitor
+    job,
+    tokenizer,
+    directory,
+    parts,
+    stage=stage,
+    kept=kept,
+    lora=job.lora,
+    monitor=monitor,
+    several=True,
   )
 
 

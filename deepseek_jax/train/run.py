@@ -8,14 +8,23 @@ from typing import Any, Protocol
 import optax
 from jax.sharding import Mesh
 
-from deepseek_jax.config import ComputeConfig, ModelConfig, require
+from deepseek_jax.config import ComputeConfig, ConfigError, ModelConfig, require
 from deepseek_jax.data.tokenizer import Tokenizer
+from deepseek_jax.hosts import group, heartbeat
 from deepseek_jax.model.adapters import LoRAConfig
 from deepseek_jax.model.transformer import Transformer
 from deepseek_jax.sharding import MeshConfig, make_mesh
 from deepseek_jax.train.adapting import begin_adapting
 from deepseek_jax.train.checkpoint import Checkpointer
-from deepseek_jax.train.loop import FeedFn, LoopConfig, Position, StepFn, train
+from deepseek_jax.train.loop import (
+  FeedFn,
+  LoopConfig,
+  Position,
+  StepFn,
+  Terminated,
+  TrainingDiverged,
+  train,
+)
 from deepseek_jax.train.metrics import MetricsLog
 from deepseek_jax.train.monitor import Monitor
 from deepseek_jax.train.optimizer import OptimizerConfig, make_optimizer
@@ -61,13 +70,14 @@ def run_job(
   reward: bool = False,
   lora: LoRAConfig | None = None,
   monitor: MakeMonitor | None = None,
+  several: bool = False,
 ) -> tuple[TrainState, Position]:
   """Trains, or goes on training, in the workdir `directory`; `stage` prefixes lines of progress.
 
   `kept` are the fingerprints of what it learns from, by what that is (see `Workdir.keep`).
   `reward` gives the weights a reward head. With `lora` adapters of `job.init` are trained; then
   there is no average, and the base is the reference. `monitor` makes what looks at the run
-  meanwhile.
+  meanwhile. `several` says that the job runs over several processes too.
 
   Raises:
     ConfigError: the input is bad, or the directory is another run's.
@@ -77,7 +87,15 @@ def run_job(
     tokenizer.vocab_size <= job.model.vocab,
     f"model.vocab is {job.model.vocab}, but the tokenizer has {tokenizer.vocab_size} ids.",
   )
-  mesh = make_mesh(job.mesh) if job.mesh.devices > 1 else None
+  require(
+    several or not group.several(),
+    f"{type(job).__name__} runs in one process; leave --coordinator out.",
+  )
+  require(
+    lora is None or not group.several(),
+    "lora trains adapters in one process; leave --coordinator out, or set config.lora to None.",
+  )
+  mesh = make_mesh(job.mesh) if job.mesh.devices > 1 or group.several() else None
   with Workdir(directory, job) as workdir:
     for what, fingerprint in (kept or {}).items():
       if fingerprint:
@@ -98,7 +116,7 @@ def _run(
   monitor: MakeMonitor | None,
 ) -> tuple[TrainState, Position]:
   """Trains in a workdir that is ours."""
-  tokenizer.save(workdir.tokenizer)
+  group.from_first(lambda: tokenizer.save(workdir.tokenizer))
   model = Transformer(job.model, job.compute, mesh)
   tx = make_optimizer(job.optimizer)
   checkpointer = Checkpointer(workdir.checkpoints, job.train.keep)
@@ -114,8 +132,8 @@ def _run(
     progress = Progress(job.train.steps, job.train.progress_seconds, stage)
     with _watched(monitor, model, workdir, position.step) as watching:
       state, position = train(
-        state, position, step, feed, job.train, checkpointer, log, workdir.profile, progress,
-        watching,
+        state, position, step, feed, job.train, checkpointer, log,
+        workdir.profile if group.first() else None, progress, watching,
       )  # fmt: skip
       if watching is not None:
         watching.end(position.step, state.weights)
@@ -137,6 +155,8 @@ def _watched(
   try:
     yield monitor
   except BaseException as error:
+    if isinstance(error, (ConfigError, Terminated, TrainingDiverged)):
+      heartbeat.tell(str(error))  # before a page is drawn
     monitor.close(error)
     raise
   monitor.close(None)

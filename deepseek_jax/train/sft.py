@@ -75,7 +75,7 @@ def run_sft(
     return make_step(model, tx, PretrainConfig(job.loss_chunk, job.optimizer.ema_decay))
 
   samples = read_samples(job.data, tokenizer)
-  return tune(job, tokenizer, samples, directory, step, stage, monitor)
+  return tune(job, tokenizer, samples, directory, step, stage, monitor, several=True)
 
 
 def tune(
@@ -86,6 +86,7 @@ def tune(
   make: MakeStep,
   stage: str = "",
   monitor: MakeMonitor | None = None,
+  several: bool = False,
 ) -> tuple[TrainState, Position]:
   """`data.epochs` over the samples, or `train.steps` if they are fewer."""
   data = job.data
@@ -101,5 +102,6 @@ def tune(
 
   kept = {"corpus": corpus_fingerprint(data)}
   return run_job(
-    job, tokenizer, directory, parts, stage=stage, kept=kept, lora=job.lora, monitor=monitor
-  )
+    job, tokenizer, directory, parts, stage=stage, kept=kept, lora=job.lora, monitor=monitor,
+    several=several,
+  )  # fmt: skip

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from deepseek_jax.by_name import model_path
 from deepseek_jax.config import ConfigError, ModelConfig, from_dict, require, to_dict
 from deepseek_jax.data.tokenizer import Tokenizer, load_tokenizer, same_tokens
+from deepseek_jax.hosts import arrays
 from deepseek_jax.hub import safetensors
 from deepseek_jax.hub.gguf import is_gguf, load_gguf, read_gguf_architecture
 from deepseek_jax.hub.gguf_header import read_header
@@ -277,7 +278,7 @@ def first_state(
     )
   given = weights if weights is not None else load_matching(model.config, init, model.mesh, reward)
   if model.mesh is not None:
-    given = jax.device_put(given, state_shardings(model.mesh, given))
+    given = arrays.place(given, state_shardings(model.mesh, given))
   return init_sharded(lambda w: _started(w, tx, ema, reference, reward), model.mesh, given)
 
 

@@ -4,9 +4,9 @@ config.json is the run's whole configuration with every default written out, so 
 is resumed only by the run that made it. Fields that change how long or where a run goes, not what
 it computes at a step, are free. A field that an older program did not have had its default.
 
-One process at a time trains in a directory. It holds the operating system's lock on W/.lock, which
-goes with the process however that ends, so that a killed run can go on at once; W/.holder says
-which process it is. Whoever only reads a workdir needs no lock.
+One run at a time trains in a directory. Its process, of several the first, holds the operating
+system's lock on W/.lock, which goes with the process however that ends, so that a killed run can go
+on at once; W/.holder says which process it is. Whoever only reads a workdir needs no lock.
 """
 
 import fnmatch
@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from deepseek_jax.config import ConfigError, completed, require, to_dict
+from deepseek_jax.hosts import group
 from deepseek_jax.paths import local_path
 
 # Patterns of dotted field names: total steps, logging and saving, evaluation size, mesh.
@@ -46,12 +47,25 @@ class Workdir:
 
   Raises:
     ConfigError: it belongs to another configuration; the message names the fields that differ. Or
-      another run is at work in it; the message names its process.
+      another run is at work in it; the message names its process. Or another process of this run
+      does not see it.
   """
+
+  _lock: FileLock | None = None
 
   def __init__(self, path: str | Path, config: Any, free: Sequence[str] = FREE_FIELDS):
     self.path = local_path(path).absolute()
-    given = check_workdir(self.path, config, free)
+    given = _values(config)
+    group.same("config", given)
+    group.from_first(lambda: self._claim(given, config, free))
+    require(
+      (self.path / "config.json").is_file(),
+      f"--workdir {path} is not there for every process; name a directory that they share.",
+    )
+
+  def _claim(self, given: dict[str, Any], config: Any, free: Sequence[str]) -> None:
+    """Makes the directory this run's, whose configuration is `given` as JSON has it."""
+    check_workdir(self.path, config, free)
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       self._lock = _locked(self.path)
@@ -72,9 +86,15 @@ class Workdir:
     A run that noted none, for it is older than that, notes what it finds.
 
     Raises:
-      ConfigError: it is not the one that the run began with; the message names the parts.
+      ConfigError: it is not the one that the run began with; the message names the parts. Or it is
+        not the same on all processes.
     """
-    note, now = self.path / f"{what.replace(' ', '_')}.json", json.loads(json.dumps(parts))
+    now = json.loads(json.dumps(parts))
+    group.same(what, now)
+    group.from_first(lambda: self._keep(what, now))
+
+  def _keep(self, what: str, now: Mapping[str, Any]) -> None:
+    note = self.path / f"{what.replace(' ', '_')}.json"
     if note.is_file():
       try:
         before = json.loads(note.read_text(encoding="utf-8"))
@@ -92,7 +112,8 @@ class Workdir:
 
   def close(self) -> None:
     """Lets other processes have it."""
-    self._lock.release()
+    if self._lock is not None:
+      self._lock.release()
 
   def __enter__(self) -> "Workdir":
     return self
@@ -127,7 +148,12 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def write_atomically(path: str | Path, text: str) -> None:
-  """Writes a file beside its place and renames it; on an error nothing is left behind."""
+  """Writes a file beside its place and renames it; on an error nothing is left behind.
+
+  Of several processes the first does.
+  """
+  if not group.first():
+    return
   path = Path(path)
   beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
@@ -156,17 +182,22 @@ def _locked(path: Path) -> FileLock:
   return lock
 
 
+def _values(config: Any) -> dict[str, Any]:
+  """A configuration as config.json has it."""
+  return _plain(config if isinstance(config, Mapping) else to_dict(config))
+
+
 def _plain(values: Any) -> Any:
   """The values as JSON has them."""
   return json.loads(json.dumps(values))
 
 
-def check_workdir(path: Path, config: Any, free: Sequence[str] = FREE_FIELDS) -> dict[str, Any]:
-  """The configuration as JSON has it; nothing is claimed or written.
+def check_workdir(path: Path, config: Any, free: Sequence[str] = FREE_FIELDS) -> None:
+  """ConfigError where a directory is no workdir, or that of another configuration.
 
-  ConfigError where a directory is no workdir, or that of another configuration.
+  Nothing is claimed or written.
   """
-  given = _plain(config if isinstance(config, Mapping) else to_dict(config))
+  given = _values(config)
   if (path / "config.json").exists():
     old = read_config(path)
     require(
@@ -177,7 +208,7 @@ def check_workdir(path: Path, config: Any, free: Sequence[str] = FREE_FIELDS) ->
     if old != given:
       old = old if isinstance(config, Mapping) else _plain(completed(old, config))
       _compare(path, dict(_flatten(old)), dict(_flatten(given)), free)
-    return given
+    return
   require(
     not path.exists() or path.is_dir(), f"--workdir {path} is a file; name a directory for it."
   )
@@ -185,7 +216,6 @@ def check_workdir(path: Path, config: Any, free: Sequence[str] = FREE_FIELDS) ->
     not (path / "checkpoints").exists(),
     f"{path} has checkpoints but no config.json; name another --workdir.",
   )
-  return given
 
 
 def _is_a_runs(old: Any, config: Mapping[str, Any]) -> bool:

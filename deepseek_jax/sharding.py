@@ -147,7 +147,7 @@ def own_rows(config: MeshConfig, count: int) -> list[int]:
   """Which of a batch's `count` rows lie on devices of this process; alone, all."""
   if not group.several():
     return list(range(count))
-  return arrays.own_slice(NamedSharding(make_mesh(config), batch_spec()), (count,), 0)
+  return arrays.own_slice(NamedSharding(make_mesh(config), P(ROWS)), (count,), 0)
 
 
 def shard_batch(mesh: Mesh | None, batch: Any) -> Any:

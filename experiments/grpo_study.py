@@ -67,6 +67,9 @@ def main() -> None:
   require(bool(seeds), "--seeds is empty; give at least one.")
   twice = [seed for seed in seeds if seeds.count(seed) > 1]
   require(not twice, f"--seeds has {twice and twice[0]} twice; that is one run, not two.")
+  for flag, least in (("problems", 2), ("samples", 1)):
+    value = FLAGS[flag].value
+    require(value >= least, f"--{flag} is {value}; give {least} or more.")
   chosen = {
     name: [best({**one, "seed": seed}, peaks[name], directory, name) for seed in seeds]
     for name, one in arms.items()
@@ -241,6 +244,6 @@ if __name__ == "__main__":
   flags.DEFINE_list("rates", [], "Peaks of the learning rate; by default the config's.")
   flags.DEFINE_list("against_rates", [], "Those of the other arm.")
   flags.DEFINE_list("seeds", ["0"], "Of the runs.")
-  flags.DEFINE_integer("problems", 192, "Held-out problems.", lower_bound=2)
-  flags.DEFINE_integer("samples", 4, "Of each problem.", lower_bound=1)
+  flags.DEFINE_integer("problems", 192, "Held-out problems.")
+  flags.DEFINE_integer("samples", 4, "Of each problem.")
   program.run(main)

@@ -100,7 +100,7 @@ def test_the_control_learns_from_other_rewards_and_is_kept_apart(tmp_path):
     (["--permuted", "--against=task=mini"], "one of both"),
     (["--against=task=mini", "--seeds=x"], "--seeds is x"),
     (["--against=task=mini", "--seeds=1,0,1"], "--seeds has 1 twice"),
-    (["--against=task=mini", "--problems=0"], "--problems=0"),
+    (["--against=task=mini", "--problems=0"], "--problems is 0"),
     (["--against=lora.rank=5"], "lora.rank is 5"),
   ],
 )

@@ -290,7 +290,7 @@ def test_gradients_over_devices_are_those_of_one(step, scorer, weights):
   settings = knobs(mtp_weight=0.5, ratio_level=RatioLevel.SEQUENCE_MEAN, kl_k3=0.1)
   want, want_metrics = gradient(step, weights, rollout, settings)
 
-  mesh = make_mesh(MeshConfig(data=2, expert=2), jax.devices()[:4])
+  mesh = make_mesh(MeshConfig(expert=2, tensor=2), jax.devices()[:4])
   split = MODEL.clone(mesh=mesh)
   state = jax.device_put(fresh(weights), state_shardings(mesh, fresh(weights)))
   split_step = grpo.make_step(split, TX, grpo.GRPOConfig(loss_chunk=8))

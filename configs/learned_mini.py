@@ -9,9 +9,9 @@ Command: python -m experiments.reward_model --config=configs/reward_mini.py --wo
          --against=rl.rollout.reward.learned.weight=0,rl.rollout.reward.learned.model= --seeds=0,1
          with runs/mini as configs/lora_mini.py makes it
 Result: pass@1 of 192 held-out problems at T = 1, seeds 0 and 1: base .298; with the reward model,
-  which judges .723 of held-out pairs right, .449, a gain of +.150 [.095, .205]; with the form's reward
-  alone .141, -.157 [-.191, -.123], for answers shrink to guesses; the difference is +.307 [.259,
-  .355]. The verifier itself gains +.311 so (configs/dynamic_mini.py, without).
+  which judges .723 of held-out pairs right, .449, a gain of +.150 [.095, .205]; with the form's
+  reward alone .141, -.157 [-.191, -.123], for answers shrink to guesses; the difference is +.307
+  [.259, .355]. The verifier itself gains +.311 so (configs/dynamic_mini.py, without).
 """
 
 from ml_collections import ConfigDict

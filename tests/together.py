@@ -21,7 +21,7 @@ BAD = 2
 
 def main(arguments: list[str]) -> None:
   fault = " ".join(arguments[1:])
-  patience = heartbeat.Patience(meeting=120, silence=FLAGS.silence, hang=8.0, slow=3.0)
+  patience = heartbeat.Patience(meeting=120, silence=FLAGS.silence, hang=25.0, slow=3.0)
   group.join(FLAGS.coordinator, FLAGS.processes, FLAGS.process, patience)
   _tell()
   vote = Vote()

@@ -68,7 +68,7 @@ def main() -> None:
   twice = [seed for seed in seeds if seeds.count(seed) > 1]
   require(not twice, f"--seeds has {twice and twice[0]} twice; that is one run, not two.")
   for flag, least in (("problems", 2), ("samples", 1)):
-    value = FLAGS[flag].value
+    value = getattr(FLAGS, flag)
     require(value >= least, f"--{flag} is {value}; give {least} or more.")
   chosen = {
     name: [best({**one, "seed": seed}, peaks[name], directory, name) for seed in seeds]

@@ -25,6 +25,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -99,7 +100,9 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     f"mesh is {product} = {config.devices} devices, but there are {len(devices)}; "
     "make the product of its axes equal that.",
   )
-  return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  # An axis may be as long as part of a torus's side, which jax.make_mesh refuses.
+  laid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+  return Mesh(laid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def parameter_spec(name: str, ndim: int) -> P:

@@ -78,9 +78,14 @@ class MeshConfig:
     """How many devices the mesh takes."""
     return math.prod(getattr(self, name) for name in AXES)
 
+  @property
+  def row_devices(self) -> int:
+    """How many ways the rows of a batch are split."""
+    return math.prod(getattr(self, axis) for axis in ROWS)
+
   def check_rows(self, name: str, rows: int) -> None:
     """ConfigError unless `rows` of a batch, the field `name`, can be dealt to the devices."""
-    parts = math.prod(getattr(self, axis) for axis in ROWS)
+    parts = self.row_devices
     require(rows % parts == 0, f"{name} is {rows}; it must divide by {_PRODUCT}, {parts}.")
 
 

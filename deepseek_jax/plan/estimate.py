@@ -4,7 +4,6 @@ import dataclasses
 
 from deepseek_jax.config import require
 from deepseek_jax.plan.footprint import Footprint, footprint
-from deepseek_jax.plan.placement import row_devices
 from deepseek_jax.plan.reinforcement import Phases, phases
 from deepseek_jax.plan.roofline import Attained, StepTime, step_time
 from deepseek_jax.plan.topology import Topology
@@ -88,7 +87,7 @@ def check_mesh(workload: Workload, topology: Topology) -> None:
     f"mesh is {told(mesh)} = {mesh.devices} devices, but {topology.name} has "
     f"{topology.devices}; give --config.mesh with that product, or --search.",
   )
-  parts = row_devices(mesh)
+  parts = mesh.row_devices
   product = " * ".join(f"mesh.{axis}" for axis in ROWS)
   require(
     workload.rows % parts == 0,

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Iterator
 
 import jax
 
@@ -37,19 +38,23 @@ def parameters(config: ModelConfig, mtp: bool = False) -> int:
   return total
 
 
-def active_parameters(config: ModelConfig, mtp: bool = False) -> int:
-  """Parameters a token is multiplied with: its chosen experts and the head, not the embedding.
-
-  With `mtp`, the MTP modules and their passes through the shared head are added.
-  """
-  total = 0
+def _multiplied(config: ModelConfig, mtp: bool) -> Iterator[tuple[str, int]]:
+  """What a token is multiplied with of every parameter, by its path."""
   for path, size in _shapes(config).items():
     if path in _NOT_MULTIPLIED or (path.startswith("mtp_") and not mtp):
       continue
     if path.endswith(("_EDF", "_EFD")):
       assert config.moe is not None
       size = size * config.moe.top_k // config.moe.experts
-    total += size
+    yield path, size
+
+
+def active_parameters(config: ModelConfig, mtp: bool = False) -> int:
+  """Parameters a token is multiplied with: its chosen experts and the head, not the embedding.
+
+  With `mtp`, the MTP modules and their passes through the shared head are added.
+  """
+  total = sum(size for _, size in _multiplied(config, mtp))
   head = config.vocab * config.d_model
   if config.tied:
     total += head
@@ -72,12 +77,7 @@ def flops_by_part(
   Absorbed MLA, in which decoding reads its cache, scores and adds up latents (2405.04434, 2.1).
   """
   parts = dict.fromkeys(PARTS, 0.0)
-  for path, size in _shapes(config).items():
-    if path in _NOT_MULTIPLIED or (path.startswith("mtp_") and not mtp):
-      continue
-    if path.endswith(("_EDF", "_EFD")):
-      assert config.moe is not None
-      size = size * config.moe.top_k // config.moe.experts
+  for path, size in _multiplied(config, mtp):
     parts[part_of(path)] += 2.0 * size
   head = 2.0 * config.vocab * config.d_model
   core = 2.0 * config.heads * _core_width(config, absorbed) * context

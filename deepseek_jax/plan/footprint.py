@@ -20,7 +20,7 @@ from deepseek_jax.ops.blockwise import TILE
 from deepseek_jax.ops.exchange import ROUND_ROWS
 from deepseek_jax.plan.exchange import devices_per_token
 from deepseek_jax.plan.memory import cache_bytes
-from deepseek_jax.plan.placement import Placed, exchanges, row_devices
+from deepseek_jax.plan.placement import Placed, exchanges
 from deepseek_jax.plan.workload import Workload
 
 _KINDS = ("parameters", "reference", "average", "moments")  # kept from step to step
@@ -67,7 +67,7 @@ def _update(workload: Workload) -> dict[str, float]:
 
 def local_tokens(workload: Workload) -> float:
   """Tokens of a micro-batch on a device."""
-  return workload.rows * workload.length / row_devices(workload.mesh)
+  return workload.rows * workload.length / workload.mesh.row_devices
 
 
 def activations(workload: Workload) -> float:
@@ -173,7 +173,7 @@ def logits(workload: Workload) -> float:
   """A chunk's logits, exponentials and gradient; head, embedding and the head's gradient."""
   config, mesh = workload.model, workload.mesh
   split = mesh.tensor if config.vocab % mesh.tensor == 0 else 1
-  chunk = max(1.0, min(workload.loss_chunk, workload.rows * workload.length) / row_devices(mesh))
+  chunk = max(1.0, min(workload.loss_chunk, workload.rows * workload.length) / mesh.row_devices)
   matrix = config.vocab * config.d_model / split
   return 3 * 4 * chunk * config.vocab / split + matrix * (2 * workload.item + 4)
 
@@ -187,6 +187,6 @@ def caches(workload: Workload) -> float:
   """Those of the rows that are sampled at a time."""
   plan = workload.sampling
   assert plan is not None
-  rows = max(1.0, min(plan.rows, plan.samples) / row_devices(workload.mesh))
+  rows = max(1.0, min(plan.rows, plan.samples) / workload.mesh.row_devices)
   tokens = plan.prompt + plan.longest
   return 1.5 * rows * cache_bytes(workload.model, tokens, dtype=workload.compute.dtype)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh
 
-from deepseek_jax.sharding import AXES, MESH_AXIS, ROWS, MeshConfig, state_shardings
+from deepseek_jax.sharding import AXES, MESH_AXIS, MeshConfig, state_shardings
 
 _STACKS = ("_EDF", "_EFD")  # of routed experts, which are multiplied where they lie
 _FLOAT32 = ("norm", "router", "bias")  # multiplied in float32 whatever the compute dtype
@@ -91,14 +91,9 @@ def ways(mesh: MeshConfig, axes: tuple[str, ...]) -> int:
   return math.prod(getattr(mesh, axis) for axis in axes)
 
 
-def row_devices(mesh: MeshConfig) -> int:
-  """Into how many parts a batch's rows are split."""
-  return ways(mesh, ROWS)
-
-
 def exchanges(mesh: MeshConfig) -> bool:
-  """Whether tokens travel to their experts: where the expert axis splits rows, too."""
-  return mesh.expert > 1 and MESH_AXIS["E"] in ROWS
+  """Whether tokens travel to their experts."""
+  return mesh.expert > 1
 
 
 def _pairs(mesh: MeshConfig, tree: Any) -> Iterator[tuple[Any, jax.sharding.NamedSharding]]:

@@ -20,7 +20,6 @@ from deepseek_jax.plan.footprint import (
   feed_forward_numbers,
   local_tokens,
 )
-from deepseek_jax.plan.placement import row_devices
 from deepseek_jax.plan.topology import Topology
 from deepseek_jax.plan.traffic import FEATURES, TOKENS, Bytes, traffic
 from deepseek_jax.plan.workload import Workload
@@ -137,7 +136,7 @@ def _local_share(workload: Workload, part: str) -> float:
   """
   if part == "routed experts":
     return workload.tokens / workload.mesh.devices
-  return workload.tokens / row_devices(workload.mesh) / workload.mesh.tensor
+  return workload.tokens / workload.mesh.row_devices / workload.mesh.tensor
 
 
 def _peak(topology: Topology, workload: Workload, part: str) -> float:

@@ -7,7 +7,6 @@ from deepseek_jax.config import ConfigError
 from deepseek_jax.plan.estimate import Plan, plan
 from deepseek_jax.plan.footprint import footprint
 from deepseek_jax.plan.memory import readable
-from deepseek_jax.plan.placement import row_devices
 from deepseek_jax.plan.roofline import Attained
 from deepseek_jax.plan.topology import Topology
 from deepseek_jax.plan.workload import Workload
@@ -75,7 +74,7 @@ def _cut(workload: Workload, limit: float) -> Iterator[Workload]:
 
   Nothing where what is kept exceeds the limit already.
   """
-  kept, parts = workload.kept, row_devices(workload.mesh)
+  kept, parts = workload.kept, workload.mesh.row_devices
   if kept["parameters"] + kept["moments"] > limit:
     return
   sequences = workload.rows * workload.micro_batches

@@ -14,7 +14,7 @@ from deepseek_jax.plan.footprint import (
   logits,
 )
 from deepseek_jax.plan.memory import cache_bytes
-from deepseek_jax.plan.placement import exchanges, row_devices
+from deepseek_jax.plan.placement import exchanges
 from deepseek_jax.sharding import MeshConfig
 from tests.deepseek_jax.plan.workloads import MINI, SAMPLING, v3
 
@@ -35,7 +35,7 @@ def test_full_remat_keeps_one_residual_a_layer():
 
 
 def test_activations_follow_a_devices_rows():
-  assert local_tokens(MINI) == 16 * 128 / row_devices(MINI.mesh)
+  assert local_tokens(MINI) == 16 * 128 / MINI.mesh.row_devices
   twice = dataclasses.replace(MINI, rows=32)  # whose scores are within a tile
   assert activations(twice) == pytest.approx(2 * activations(MINI), rel=1e-6)
 
@@ -71,7 +71,7 @@ def test_sampling_holds_weights_and_caches_beside_the_state():
   longer = dataclasses.replace(work, sampling=dataclasses.replace(SAMPLING, longest=100_000))
   found = footprint(longer)
   assert found.phase == "sampling"
-  rows = 32 / row_devices(work.mesh)
+  rows = 32 / work.mesh.row_devices
   assert found.kinds["caches"] == 1.5 * rows * cache_bytes(work.model, 100_016)
   assert found.kept == found.kinds["parameters"] + found.kinds["moments"]
   assert found.total == sum(found.kinds.values())

@@ -7,7 +7,6 @@ import pytest
 from deepseek_jax.config import ConfigError
 from deepseek_jax.plan.estimate import plan
 from deepseek_jax.plan.footprint import footprint
-from deepseek_jax.plan.placement import row_devices
 from deepseek_jax.plan.search import meshes, search
 from deepseek_jax.plan.topology import topology
 from tests.deepseek_jax.plan.workloads import MINI
@@ -46,7 +45,7 @@ def least_by_mesh():
   found = {}
   for mesh in meshes(MINI, PLACE):
     for count in (1, 2, 4, 8, 16):
-      if 16 // count % row_devices(mesh) == 0:
+      if 16 // count % mesh.row_devices == 0:
         cut = dataclasses.replace(MINI, mesh=mesh, rows=16 // count, micro_batches=count)
         found[mesh] = min(footprint(cut).total, found.get(mesh, float("inf")))
   return found

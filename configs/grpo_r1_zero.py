@@ -45,5 +45,4 @@ def get_config() -> ConfigDict:
     compute={"dtype": "bfloat16", "remat": "full"},
     mesh={"fsdp": 2, "expert": 64, "tensor": 16},
     engine_batch=8192,
-    loss_chunk=16_384,
   )

@@ -50,7 +50,6 @@ def recipe(
     mesh={"data": 1, "fsdp": fsdp, "expert": expert, "tensor": tensor},
     micro_batches=micro_batches,
     balance_weight=1e-4,
-    loss_chunk=16_384,
     **others,
   )
 

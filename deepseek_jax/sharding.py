@@ -18,6 +18,7 @@ axis is one for the stacked layer axis, which is the unnamed leading axis here.
 
 import dataclasses
 import functools
+import itertools
 import math
 import re
 from collections.abc import Callable
@@ -265,6 +266,59 @@ def sharded_expert_ffn(
   )(x_ND, weights_NA, experts_NA, gate_EDF, up_EDF, down_EFD)
 
 
+def by_rows(
+  mesh: Mesh | None,
+  fn: Callable[..., tuple[Any, jax.Array | None, Any]],
+  head_DV: jax.Array,
+  rows: tuple[Any, ...],
+) -> tuple[Any, Any, Any]:
+  """`fn(head_DV, *rows)` with each device's own rows and the whole head, but for `tensor`.
+
+  `rows` are pytrees of arrays whose first axis is that of all rows, and so is the last of what `fn`
+  returns: sums over rows, the head's gradient (float32) or None, and what it has for each row. Sums
+  and the gradient are added up over devices once; the gradient then lies as the head does. Not
+  differentiable: its callers have gradients of their own.
+  """
+  if mesh is None:
+    return fn(head_DV, *rows)
+  count = jax.tree.leaves(rows)[0].shape[0]
+  split = _row_axes(mesh, count)
+  here = P(_entry(split))
+  placed = _fit(mesh, parameter_spec("head_DV", 2), head_DV.shape, "head_DV")
+  own = P(*(_entry(tuple(a for a in _axes(entry) if a in ROWS)) for entry in placed))
+
+  def body(head_DV: jax.Array, *rows: Any) -> tuple[Any, Any, Any]:
+    for dim, entry in enumerate(own):
+      if entry:
+        head_DV = jax.lax.all_gather(head_DV, entry, axis=dim, tiled=True)
+    sums, dhead_DV, found = fn(head_DV, *rows)
+    if dhead_DV is not None:
+      dhead_DV = _reduced(mesh, dhead_DV, split, own)
+    return jax.lax.psum(sums, split), dhead_DV, found
+
+  return jax.shard_map(
+    body,
+    mesh=mesh,
+    in_specs=(own, *(here for _ in rows)),
+    out_specs=(P(), own, here),
+    axis_names=set(ROWS),
+    check_vma=False,
+  )(head_DV, *rows)
+
+
+def _reduced(mesh: Mesh, x: jax.Array, over: tuple[str, ...], spec: P) -> jax.Array:
+  """`x` added up over the mesh axes `over`, and of it the shard that `spec` gives this device."""
+  for dim, entry in enumerate(spec):
+    for axis in _axes(entry):
+      if axis in over:
+        x = jax.lax.psum_scatter(x, axis, scatter_dimension=dim, tiled=True)
+      else:
+        size = x.shape[dim] // mesh.shape[axis]
+        x = jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * size, size, dim)
+  kept = {axis for entry in spec for axis in _axes(entry)}
+  return jax.lax.psum(x, tuple(axis for axis in over if axis not in kept))
+
+
 _STACKS = ("gate_EDF", "up_EDF", "down_EFD")
 
 
@@ -330,13 +384,58 @@ def _row_axes(mesh: Mesh, rows: int) -> tuple[str, ...]:
 
 
 def _fit(mesh: Mesh, spec: P, shape: tuple[int, ...], name: str) -> P:
-  """`spec` without mesh axes that do not divide `shape`; ConfigError if that is an expert's."""
-  entries = []
+  """`spec` without mesh axes that do not divide `shape`, a weight's in whole tiles if they can be.
+
+  ConfigError if it is an expert's that does not divide.
+  """
+  letters = _letters(name).rjust(len(shape))
+  entries: list[tuple[str, ...]] = []
   for size, entry in zip(shape, spec, strict=False):
     axes = _dividing(mesh, _axes(entry), size)
     if entry == "expert" and not axes and mesh.shape["expert"] > 1:
       raise ConfigError(
         f"{name} holds {size} experts; they must divide by mesh.expert, {mesh.shape['expert']}."
       )
-    entries.append(_entry(axes))
-  return P(*entries)
+    entries.append(axes)
+  taken = [
+    a for axes, letter in zip(entries, letters) if MESH_AXIS.get(letter) != SPLIT for a in axes
+  ]
+  free = tuple(axis for axis in SPLIT if axis not in taken and mesh.shape[axis] > 1)
+  own = [dim for dim, letter in enumerate(letters) if MESH_AXIS.get(letter) == SPLIT]
+  if free and any(spec[dim] for dim in own if dim < len(spec)):
+    fixed = [() if dim in own else axes for dim, axes in enumerate(entries)]
+    others = [dim for dim, letter in enumerate(letters) if letter in _ALSO]
+    entries = _in_tiles(mesh, fixed, free, shape, own + others)
+  return P(*(_entry(axes) for axes in entries))
+
+
+_ALSO = "HGFVW"  # letters of weights that SPLIT may split where D, Q or C have no whole tiles
+_LANES, _SUBLANES = 128, 16  # of a tile of bfloat16 on a TPU: the last axis, and that before it
+_PIECEMEAL = 16  # parts of tiles, which XLA is slow to gather, only for as many times less memory
+
+
+def _in_tiles(
+  mesh: Mesh,
+  fixed: list[tuple[str, ...]],
+  free: tuple[str, ...],
+  shape: tuple[int, ...],
+  dims: list[int],
+) -> list[tuple[str, ...]]:
+  """Splits a weight's `dims` by the `free` mesh axes as well; of equal ways the first dims."""
+  tile = (*(1 for _ in shape[:-2]), _SUBLANES, _LANES)[-len(shape) :]
+  best, most = fixed, 0.0
+  for chosen in itertools.product([*dims, None], repeat=len(free)):
+    entries = list(fixed)
+    for axis, dim in zip(free, chosen, strict=True):
+      if dim is not None:
+        entries[dim] = (*entries[dim], axis)
+    parts = [_size(mesh, axes) for axes in entries]
+    if any(size % n for size, n in zip(shape, parts, strict=True)):
+      continue
+    split = {dim for dim in chosen if dim is not None}
+    whole = all(shape[dim] // parts[dim] % tile[dim] == 0 for dim in split)
+    ways = math.prod(mesh.shape[axis] for axis, dim in zip(free, chosen) if dim is not None)
+    score = 0.0 if ways == 1 else ways if whole else ways / _PIECEMEAL
+    if score > most:
+      best, most = entries, score
+  return best

@@ -173,7 +173,7 @@ def logits(workload: Workload) -> float:
   """A chunk's logits, exponentials and gradient; head, embedding and the head's gradient."""
   config, mesh = workload.model, workload.mesh
   split = mesh.tensor if config.vocab % mesh.tensor == 0 else 1
-  chunk = max(1.0, min(workload.loss_chunk, workload.rows * workload.length) / mesh.row_devices)
+  chunk = min(workload.loss_chunk, local_tokens(workload))
   matrix = config.vocab * config.d_model / split
   return 3 * 4 * chunk * config.vocab / split + matrix * (2 * workload.item + 4)
 

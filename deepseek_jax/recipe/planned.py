@@ -74,7 +74,6 @@ def preset_values(name: str, rows: int, length: int) -> dict[str, Any]:
     "data": {"batch": rows, "length": length},
     "compute": {"dtype": "bfloat16", "remat": "full"},
     "optimizer": {"moment_dtype": "bfloat16"},
-    "loss_chunk": 16_384,
   }
 
 

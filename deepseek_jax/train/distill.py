@@ -21,6 +21,7 @@ import optax
 
 from deepseek_jax.config import require
 from deepseek_jax.model.transformer import Transformer, forward, head_DV
+from deepseek_jax.sharding import row_devices
 from deepseek_jax.train.losses import shift_targets, split_rows
 from deepseek_jax.train.pretrain import PretrainConfig, PretrainKnobs, gradients
 from deepseek_jax.train.state import (
@@ -78,7 +79,7 @@ def make_step(
         (out.hidden_BTD.reshape(-1, out.hidden_BTD.shape[-1]), theirs_DV[:, :ids]),
         weight_BT.ravel() / jnp.maximum(total, 1),
         knobs.temperature,
-        config.loss_chunk,
+        config.loss_chunk * row_devices(student.mesh),
       )
       return knobs.mix * divergence
 

@@ -36,7 +36,7 @@ from deepseek_jax.types import Batch, Params, RolloutBatch, Routing, Weights
 class GRPOConfig:
   """What the compiled step depends on."""
 
-  loss_chunk: int = 1024  # rows of logits that exist at a time
+  loss_chunk: int = 1024  # rows of logits that exist at a time on a device
 
   def __post_init__(self) -> None:
     require(self.loss_chunk > 0, f"grpo.loss_chunk is {self.loss_chunk}; it must be positive.")
@@ -181,7 +181,7 @@ def _score(
 ) -> tuple[jax.Array, jax.Array | None, Output]:
   """Log-probability and entropy of each token as a target [B, T], zero at t = 0.
 
-  On one device those of tokens outside the loss are zero, too, and cost no logits.
+  Those of tokens outside the loss are zero, too, and cost no logits.
   """
   out = forward(model, weights, batch.tokens_BT, batch.positions_BT, batch.segments_BT)
   targets_BT, weight_BT = shift_targets(batch)
@@ -189,7 +189,7 @@ def _score(
   head = head_DV(model, weights)
   logprob_N, entropy_N = token_logprobs(
     hidden_ND, head, targets_BT.reshape(-1), chunk, with_entropy,
-    wanted_N=weight_BT.reshape(-1) > 0 if model.mesh is None else None,
+    wanted_N=weight_BT.reshape(-1) > 0, mesh=model.mesh,
   )  # fmt: skip
   logprob_BT = _as_target(logprob_N.reshape(targets_BT.shape))
   if entropy_N is None:
@@ -253,7 +253,9 @@ def _mtp(
   for depth in range(depths):
     targets_BT, weight_BT = shift_targets(batch, depth + 1)
     hidden_ND = hidden_PBTD[depth].reshape(-1, hidden_PBTD.shape[-1])
-    total = cross_entropy(hidden_ND, head, targets_BT.reshape(-1), weight_BT.reshape(-1), chunk)
+    total = cross_entropy(
+      hidden_ND, head, targets_BT.reshape(-1), weight_BT.reshape(-1), chunk, model.mesh
+    )
     loss += total / jnp.maximum(totals[depth], 1.0) / depths
   both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), out.routing, routing)
   return loss, both

@@ -6,8 +6,9 @@ the logits again (`token_logprobs`) or finds the gradient made during the forwar
 (`cross_entropy`, three matrix products of N x D x V in place of four). Logits and everything after
 them are float32, whatever the hidden states are.
 
-A chunk takes rows at a stride: row r of chunk c is row r * chunks + c. Hidden states whose rows
-are laid out over devices keep their layout, where contiguous chunks would each lie on one device.
+On a mesh each device takes its own rows and the whole head, and the head's gradient is added up
+over devices once, behind the loop over chunks. A chunk takes rows at a stride: row r of chunk c is
+row r * chunks + c.
 
 To score at a temperature, divide the hidden states by it.
 """
@@ -17,6 +18,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from deepseek_jax.sharding import by_rows
 from deepseek_jax.types import Batch
 
 _BLOCKS = 256  # of a row of logits, added up apart
@@ -46,40 +48,18 @@ def token_logprobs(
   chunk: int = 1024,
   with_entropy: bool = False,
   wanted_N: jax.Array | None = None,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array | None]:
   """Log-probability of each row's target and, if asked for, the entropy of its distribution.
 
   Both float32 and differentiable in `hidden_ND` and `head_DV`; `hidden_ND` comes after the final
-  norm and `head_DV` in the compute dtype. At most about `chunk` rows of logits exist at a time.
+  norm and `head_DV` in the compute dtype. At most `chunk` rows of logits exist at a time on a
+  device.
 
   With `wanted_N` the other rows get zeros, and no chunk is computed that has none of those wanted:
-  they are gathered in front, which rows that are laid out over devices had better not be.
+  each device gathers its own in front.
   """
-  if wanted_N is not None:
-    return _wanted_logprobs(hidden_ND, head_DV, targets_N, chunk, with_entropy, wanted_N)
-  rows = hidden_ND.shape[0]
-  hidden, targets = split_rows(hidden_ND, chunk), split_rows(targets_N, chunk)
-  logprob, entropy = _logprobs(with_entropy, hidden, head_DV, targets, jnp.int32(len(hidden)))
-  return _join(logprob, rows), None if entropy is None else _join(entropy, rows)
-
-
-def _wanted_logprobs(hidden_ND, head_DV, targets_N, chunk, with_entropy, wanted_N):
-  """`token_logprobs` of some rows, in chunks of rows that follow one another."""
-  count = hidden_ND.shape[0]
-  order_N, size = jnp.argsort(~wanted_N, stable=True), min(chunk, count)
-
-  def cut(x_N: jax.Array) -> jax.Array:
-    x_N = jnp.pad(x_N[order_N], [(0, -count % size)] + [(0, 0)] * (x_N.ndim - 1))
-    return x_N.reshape(-1, size, *x_N.shape[1:])
-
-  used = -(-jnp.sum(wanted_N, dtype=jnp.int32) // size)
-  logprob, entropy = _logprobs(with_entropy, cut(hidden_ND), head_DV, cut(targets_N), used)
-
-  def put_back(x: jax.Array) -> jax.Array:
-    x_N = jnp.zeros(count, x.dtype).at[order_N].set(x.reshape(-1)[:count], unique_indices=True)
-    return jnp.where(wanted_N, x_N, 0.0)
-
-  return put_back(logprob), None if entropy is None else put_back(entropy)
+  return _logprobs(mesh, chunk, with_entropy, hidden_ND, head_DV, targets_N, wanted_N)
 
 
 def cross_entropy(
@@ -88,14 +68,14 @@ def cross_entropy(
   targets_N: jax.Array,
   weights_N: jax.Array,
   chunk: int = 1024,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> jax.Array:
   """Sum over rows of weight times -log p(target); its gradients are made in the forward pass.
 
-  Not differentiable in `weights_N`.
+  Not differentiable in `weights_N`. At most `chunk` rows of logits exist at a time on a device.
   """
-  hidden, targets = split_rows(hidden_ND, chunk), split_rows(targets_N, chunk)
-  weights = split_rows(weights_N.astype(jnp.float32), chunk)
-  return _weighted(hidden, head_DV, targets, jax.lax.stop_gradient(weights))
+  weights_N = jax.lax.stop_gradient(weights_N.astype(jnp.float32))
+  return _weighted(mesh, chunk, hidden_ND, head_DV, targets_N, weights_N)
 
 
 def split_rows(x_N: jax.Array, chunk: int) -> jax.Array:
@@ -110,7 +90,38 @@ def split_rows(x_N: jax.Array, chunk: int) -> jax.Array:
 
 def _join(x: jax.Array, count: int) -> jax.Array:
   """The inverse of `split_rows`."""
-  return jnp.swapaxes(x, 0, 1).reshape(-1)[:count]
+  return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])[:count]
+
+
+class _Chunks:
+  """Rows in chunks: all of them, or those wanted in front, with `used` chunks that have some."""
+
+  def __init__(self, count: int, chunk: int, wanted_N: jax.Array | None):
+    self.count, self.chunk, self.wanted_N = count, chunk, wanted_N
+    if wanted_N is None:
+      self.used = jnp.int32(max(1, -(-count // chunk)))
+    else:
+      self.chunk = min(chunk, count)
+      self.order_N = jnp.argsort(~wanted_N, stable=True)
+      self.used = -(-jnp.sum(wanted_N, dtype=jnp.int32) // self.chunk)
+
+  def cut(self, x_N: jax.Array) -> jax.Array:
+    """[N, ...] -> [chunks, rows, ...], padded with zeros."""
+    if self.wanted_N is None:
+      return split_rows(x_N, self.chunk)
+    padding = [(0, -self.count % self.chunk)] + [(0, 0)] * (x_N.ndim - 1)
+    return jnp.pad(x_N[self.order_N], padding).reshape(-1, self.chunk, *x_N.shape[1:])
+
+  def join(self, x: jax.Array) -> jax.Array:
+    """The inverse; what lies in chunks that are not used has no meaning."""
+    if self.wanted_N is None:
+      return _join(x, self.count)
+    x_N = x.reshape(-1, *x.shape[2:])[: self.count]
+    return jnp.zeros_like(x_N).at[self.order_N].set(x_N, unique_indices=True)
+
+  def masked(self, x_N: jax.Array) -> jax.Array:
+    """`x_N`, zero where it is not wanted."""
+    return x_N if self.wanted_N is None else jnp.where(self.wanted_N, x_N, 0.0)
 
 
 def _logits(hidden_ND: jax.Array, head_DV: jax.Array) -> jax.Array:
@@ -160,62 +171,75 @@ def _target_logits(logits_NV: jax.Array, targets_N: jax.Array) -> jax.Array:
   return jnp.take_along_axis(logits_NV, targets_N[:, None], axis=-1)[:, 0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _logprobs(
-  with_entropy: bool, hidden: jax.Array, head_DV: jax.Array, targets: jax.Array, used: jax.Array
-) -> tuple[jax.Array, jax.Array | None]:
-  """Of the first `used` chunks; the rest is zero."""
-  return _logprobs_forward(with_entropy, hidden, head_DV, targets, used)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _logprobs(mesh, chunk, with_entropy, hidden_ND, head_DV, targets_N, wanted_N):
+  return _logprobs_forward(mesh, chunk, with_entropy, hidden_ND, head_DV, targets_N, wanted_N)[0]
 
 
-def _logprobs_forward(with_entropy, hidden, head_DV, targets, used):
-  def chunk(i, found):
-    logits_NV = _logits(hidden[i], head_DV)
-    total_N, mean_N = _total_and_mean(logits_NV)
-    new = [_target_logits(logits_NV, targets[i]) - total_N, total_N]
-    if with_entropy:
-      new.append(total_N - mean_N)
-    return [x.at[i].set(x_N) for x, x_N in zip(found, new)]
+def _logprobs_forward(mesh, chunk, with_entropy, hidden_ND, head_DV, targets_N, wanted_N):
+  def own(head_DV, hidden_ND, targets_N, wanted_N):
+    chunks = _Chunks(len(targets_N), chunk, wanted_N)
+    hidden, targets = chunks.cut(hidden_ND), chunks.cut(targets_N)
 
-  start = [jnp.zeros(targets.shape, jnp.float32)] * (3 if with_entropy else 2)
-  logprob, total, *entropy = jax.lax.fori_loop(0, used, chunk, start)
-  entropy = entropy[0] if entropy else None
-  return (logprob, entropy), (hidden, head_DV, targets, used, total, entropy)
+    def add(i, found):
+      logits_NV = _logits(hidden[i], head_DV)
+      total_N, mean_N = _total_and_mean(logits_NV)
+      new = [total_N, _target_logits(logits_NV, targets[i]) - total_N]
+      if with_entropy:
+        new.append(total_N - mean_N)
+      return [x.at[i].set(x_N) for x, x_N in zip(found, new)]
+
+    start = [jnp.zeros(targets.shape, jnp.float32)] * (3 if with_entropy else 2)
+    total_N, *found = map(chunks.join, jax.lax.fori_loop(0, chunks.used, add, start))
+    return None, None, (total_N, *map(chunks.masked, found))
+
+  _, _, rows = by_rows(mesh, own, head_DV, (hidden_ND, targets_N, wanted_N))
+  total_N, logprob_N, *entropy = rows
+  entropy_N = entropy[0] if entropy else None
+  saved = hidden_ND, head_DV, targets_N, wanted_N, total_N, entropy_N
+  return (logprob_N, entropy_N), saved
 
 
-def _logprobs_backward(with_entropy, saved, cotangents):
-  hidden, head_DV, targets, used, total, entropy = saved
+def _logprobs_backward(mesh, chunk, with_entropy, saved, cotangents):
+  hidden_ND, head_DV, targets_N, wanted_N, total_N, entropy_N = saved
 
-  def chunk(i, carry):
-    dhead_DV, dhidden = carry
-    rows = jax.tree.map(lambda x: x[i], (hidden, targets, total, entropy, cotangents))
-    hidden_ND, targets_N, total_N, entropy_N, (dlogprob_N, dentropy_N) = rows
-    logprobs_NV = _logits(hidden_ND, head_DV) - total_N[:, None]
-    p_NV = jnp.exp(logprobs_NV)
-    d_NV = dlogprob_N[:, None] * (_is_target(targets_N, head_DV.shape[1]) - p_NV)
-    if with_entropy:  # dH/dz_j = -p_j (log p_j + H)
-      d_NV -= dentropy_N[:, None] * p_NV * (logprobs_NV + entropy_N[:, None])
-    dhidden_ND, more_DV = _pull_back(d_NV, hidden_ND, head_DV)
-    return dhead_DV + more_DV, dhidden.at[i].set(dhidden_ND)
+  def own(head_DV, wanted_N, *rows):
+    chunks = _Chunks(len(rows[0]), chunk, wanted_N)
+    *rows, cotangents = rows
+    cut = jax.tree.map(chunks.cut, (*rows, jax.tree.map(chunks.masked, cotangents)))
 
-  start = (jnp.zeros(head_DV.shape, jnp.float32), jnp.zeros_like(hidden))
-  dhead_DV, dhidden = jax.lax.fori_loop(0, used, chunk, start)
-  return dhidden, dhead_DV.astype(head_DV.dtype), None, None
+    def add(i, carry):
+      dhead_DV, dhidden = carry
+      rows = jax.tree.map(lambda x: x[i], cut)
+      hidden_ND, targets_N, total_N, entropy_N, (dlogprob_N, dentropy_N) = rows
+      logprobs_NV = _logits(hidden_ND, head_DV) - total_N[:, None]
+      p_NV = jnp.exp(logprobs_NV)
+      d_NV = dlogprob_N[:, None] * (_is_target(targets_N, head_DV.shape[1]) - p_NV)
+      if with_entropy:  # dH/dz_j = -p_j (log p_j + H)
+        d_NV -= dentropy_N[:, None] * p_NV * (logprobs_NV + entropy_N[:, None])
+      dhidden_ND, more_DV = _pull_back(d_NV, hidden_ND, head_DV)
+      return dhead_DV + more_DV, dhidden.at[i].set(dhidden_ND)
+
+    start = (jnp.zeros(head_DV.shape, jnp.float32), jnp.zeros_like(cut[0]))
+    dhead_DV, dhidden = jax.lax.fori_loop(0, chunks.used, add, start)
+    return None, dhead_DV, chunks.join(dhidden)
+
+  rows = (wanted_N, hidden_ND, targets_N, total_N, entropy_N, cotangents)
+  _, dhead_DV, dhidden_ND = by_rows(mesh, own, head_DV, rows)
+  return dhidden_ND, dhead_DV.astype(head_DV.dtype), None, None
 
 
 _logprobs.defvjp(_logprobs_forward, _logprobs_backward)
 
 
-@jax.custom_vjp
-def _weighted(
-  hidden: jax.Array, head_DV: jax.Array, targets: jax.Array, weights: jax.Array
-) -> jax.Array:
-  logprob, _ = _logprobs(False, hidden, head_DV, targets, jnp.int32(len(hidden)))
-  return -jnp.sum(weights * logprob)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _weighted(mesh, chunk, hidden_ND, head_DV, targets_N, weights_N):
+  logprob_N, _ = _logprobs(mesh, chunk, False, hidden_ND, head_DV, targets_N, None)
+  return -jnp.sum(weights_N * logprob_N)
 
 
-def _weighted_forward(hidden, head_DV, targets, weights):
-  def chunk(carry, rows):
+def _weighted_forward(mesh, chunk, hidden_ND, head_DV, targets_N, weights_N):
+  def add(head_DV, carry, rows):
     loss, dhead_DV = carry
     hidden_ND, targets_N, weights_N = rows
     logits_NV = _logits(hidden_ND, head_DV)
@@ -226,15 +250,20 @@ def _weighted_forward(hidden, head_DV, targets, weights):
     dhidden_ND, more_DV = _pull_back(d_NV, hidden_ND, head_DV)
     return (loss, dhead_DV + more_DV), dhidden_ND
 
-  start = (jnp.zeros([], jnp.float32), jnp.zeros(head_DV.shape, jnp.float32))
-  (loss, dhead_DV), dhidden = jax.lax.scan(chunk, start, (hidden, targets, weights))
-  return loss, (dhidden, dhead_DV.astype(head_DV.dtype))
+  def own(head_DV, *rows):
+    start = (jnp.zeros([], jnp.float32), jnp.zeros(head_DV.shape, jnp.float32))
+    cut = tuple(split_rows(x_N, chunk) for x_N in rows)
+    (loss, dhead_DV), dhidden = jax.lax.scan(functools.partial(add, head_DV), start, cut)
+    return loss, dhead_DV, _join(dhidden, len(rows[0]))
+
+  loss, dhead_DV, dhidden_ND = by_rows(mesh, own, head_DV, (hidden_ND, targets_N, weights_N))
+  return loss, (dhidden_ND, dhead_DV.astype(head_DV.dtype))
 
 
-def _weighted_backward(saved, cotangent):
-  dhidden, dhead_DV = saved
+def _weighted_backward(mesh, chunk, saved, cotangent):
+  dhidden_ND, dhead_DV = saved
   return (
-    (cotangent * dhidden).astype(dhidden.dtype),
+    (cotangent * dhidden_ND).astype(dhidden_ND.dtype),
     (cotangent * dhead_DV).astype(dhead_DV.dtype),
     None,
     None,

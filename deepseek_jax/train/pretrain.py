@@ -37,7 +37,7 @@ from deepseek_jax.types import Batch, Weights
 class PretrainConfig:
   """What is compiled into the step; everything that changes during a run is a knob."""
 
-  loss_chunk: int = 1024  # rows of logits that exist at a time
+  loss_chunk: int = 1024  # rows of logits that exist at a time on a device
   ema_decay: float | None = None  # of the moving average, if the state keeps one
 
   def __post_init__(self) -> None:
@@ -156,7 +156,7 @@ def _loss(
     targets_BT, weight_BT = shift_targets(batch, depth)
     weight_BT = weight_BT / jnp.maximum(totals_P[depth], 1)
     hidden_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
-    return cross_entropy(hidden_ND, head, targets_BT.ravel(), weight_BT.ravel(), chunk)
+    return cross_entropy(hidden_ND, head, targets_BT.ravel(), weight_BT.ravel(), chunk, model.mesh)
 
   ce, mtp_ce = mean_ce(out.hidden_BTD, 0), jnp.zeros([], jnp.float32)
   depth = model.config.mtp_depth

@@ -13,6 +13,9 @@ from deepseek_jax import sharding
 from deepseek_jax.config import ConfigError
 from deepseek_jax.ops.dispatch import expert_ffn
 from deepseek_jax.ops.precision import Precision
+from deepseek_jax.plan.flops import abstract_weights
+from deepseek_jax.plan.placement import abstract_mesh, placed
+from deepseek_jax.presets import preset
 from deepseek_jax.sharding import MeshConfig, make_mesh, parameter_spec
 from deepseek_jax.types import Batch
 
@@ -97,6 +100,38 @@ def test_an_axis_is_split_by_those_of_its_mesh_axes_that_divide_it():
   assert placed["b_DK"].spec == P("fsdp", None)
   assert placed["c_DK"].spec == P(sharding.SPLIT, None)
   assert placed["x_BT"].spec == P("fsdp", None)
+
+
+def test_a_large_models_weights_are_split_in_whole_tiles():
+  """Which a TPU gathers as they lie; the embedding alone is split too seldom otherwise."""
+  config = MeshConfig(fsdp=8, expert=64)
+  params = abstract_weights(preset("v3_671b")).params
+  arrays = placed(config, params)
+  places = jax.tree.leaves(sharding.state_shardings(abstract_mesh(config), params))
+  for array, leaf, where in zip(arrays, jax.tree.leaves(params), places, strict=True):
+    if leaf.ndim < 2 or not array.axes or array.path == "embed_VD":
+      continue
+    *_, rows, lanes = where.shard_shape(leaf.shape)
+    assert lanes % 128 == 0 or lanes == leaf.shape[-1], array.path
+    assert rows % 16 == 0 or rows == leaf.shape[-2], array.path
+  held = sum(array.shard for array in arrays)
+  assert held == pytest.approx(sum(array.size for array in arrays) / 512, rel=0.05)
+
+
+@pytest.mark.parametrize(
+  ("name", "shape", "spec"),
+  [
+    ("up_DF", (256, 1024), P(sharding.SPLIT, None)),  # 32 rows
+    ("up_DF", (64, 1024), P("expert", "fsdp")),  # 16 rows and 512 lanes; all on D would be 8 rows
+    ("out_HUD", (8, 32, 512), P("expert", None, "fsdp")),
+    ("up_DF", (24, 8), P(sharding.SPLIT, None)),  # no whole tiles in either: D as far as it goes
+    ("kv_down_DC", (256, 96), P(sharding.SPLIT, None)),
+    ("kv_down_DC", (64, 96), P("expert", None)),  # four ways in whole tiles rather than eight
+  ],
+)
+def test_whole_tiles_come_before_more_ways(name, shape, spec):
+  mesh = make_mesh(MeshConfig(fsdp=2, expert=4))
+  assert sharding.state_shardings(mesh, {name: jnp.zeros(shape)})[name].spec == spec
 
 
 def test_experts_must_divide():

@@ -96,11 +96,16 @@ def test_their_checkpoint_goes_on_in_one_process_on_another_mesh(alone, both, tm
   np.testing.assert_allclose([r["loss"] for r in found], [r["loss"] for r in wanted], rtol=1e-5)
 
 
-def kill_once(workdir, victim, records_before, delay):
-  """Runs two processes until so many records are there, kills one; False if they ended before."""
+def kill_once(workdir, victim, fresh, delay, *more):
+  """Runs two processes until they wrote so many records, kills one; False if they ended before."""
   patient = ["--meeting_seconds=60", "--silence_seconds=30"]
-  with Processes(2, 2, [*pretrain(workdir), *patient]) as processes:
-    while processes.running() and len(read_metrics(workdir / "metrics.jsonl")) < records_before:
+  older = read_metrics(workdir / "metrics.jsonl")
+
+  def written():
+    return sum(record not in older for record in read_metrics(workdir / "metrics.jsonl"))
+
+  with Processes(2, 2, [*pretrain(workdir, *MESH, *more), *patient]) as processes:
+    while processes.running() and written() < fresh:
       time.sleep(0.01)
     time.sleep(delay)
     if not processes.running():
@@ -121,15 +126,15 @@ def test_one_is_killed_and_one_process_goes_on(tmp_path, alone, victim):
 
 
 @pytest.mark.slow
-def test_killed_at_ten_moments_it_is_the_run_undisturbed(tmp_path, alone):
-  rng, happened = random.Random(0), 0
-  moments = [0, 0, *sorted(rng.randrange(1, STEPS - 1) for _ in range(8))]
-  for moment in moments:
-    delay = rng.uniform(0.0, 20.0) if moment == 0 else rng.uniform(0.0, 0.3)
-    happened += kill_once(tmp_path, rng.randrange(2), moment, delay)
-  assert happened == 10
-  run_alone(4, pretrain(tmp_path))
-  assert_same_trajectory(tmp_path, alone)
+def test_killed_at_ten_moments_it_is_the_run_undisturbed(tmp_path):
+  """Twice while they start, and else behind one to three steps of their own."""
+  rng, longer = random.Random(0), "--config.train.steps=60"
+  run_alone(4, pretrain(tmp_path / "alone", *MESH, longer))
+  for fresh in [0, 0, *(rng.randint(1, 3) for _ in range(8))]:
+    delay = rng.uniform(0.0, 0.3 if fresh else 20.0)
+    assert kill_once(tmp_path / "killed", rng.randrange(2), fresh, delay, longer)
+  run_alone(4, pretrain(tmp_path / "killed", *MESH, longer))
+  assert_same_trajectory(tmp_path / "killed", tmp_path / "alone")
 
 
 def test_sigterm_to_any_ends_all_at_one_step_and_saves_it(tmp_path):

@@ -6,7 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from deepseek_jax.plan.collectives import collectives
+from deepseek_jax.sharding import ROWS, SPLIT, MeshConfig, make_mesh
 from deepseek_jax.train import losses
 from deepseek_jax.types import Batch
 
@@ -82,6 +86,55 @@ def test_cross_entropy_equals_naive_with_gradients(rows, chunk):
   )
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, wanted)
   np.testing.assert_allclose(ours(hidden_ND, head_DV), wanted[0], rtol=2e-5)  # undifferentiated
+
+
+@pytest.mark.parametrize(
+  ("sizes", "rows"),
+  [
+    (MeshConfig(fsdp=2, expert=4), 48),
+    (MeshConfig(data=2, expert=2, tensor=2), 48),
+    (MeshConfig(data=2, fsdp=2, expert=2), 6),  # by two, and the others compute the same
+  ],
+)
+@pytest.mark.parametrize("scored", [False, True])
+def test_over_a_mesh_value_and_gradients_are_naive(sizes, rows, scored):
+  hidden_ND, head_DV, targets_N, weights_N = arrays(rows, vocab=32, seed=4)
+  mesh, wanted_N = make_mesh(sizes), jnp.arange(rows) % 3 > 0
+
+  def ours(hidden_ND, head_DV):
+    if not scored:
+      return losses.cross_entropy(hidden_ND, head_DV, targets_N, weights_N, 5, mesh)
+    found = losses.token_logprobs(hidden_ND, head_DV, targets_N, 2, True, wanted_N, mesh)
+    return jnp.sum(weights_N * (found[0] + found[1]))
+
+  def theirs(hidden_ND, head_DV):
+    logprob_N, entropy_N = naive(hidden_ND, head_DV, targets_N)
+    if not scored:
+      return -jnp.sum(weights_N * logprob_N)
+    return jnp.sum(jnp.where(wanted_N, weights_N * (logprob_N + entropy_N), 0.0))
+
+  found, wanted = (
+    jax.jit(jax.value_and_grad(fn, argnums=(0, 1)))(hidden_ND, head_DV) for fn in (ours, theirs)
+  )
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, wanted)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_no_loop_over_chunks_adds_up_over_devices(fused):
+  """Else the head's gradient, the largest array there is, is sent in every chunk."""
+  mesh = make_mesh(MeshConfig(fsdp=2, expert=4))
+  hidden_ND, head_DV, targets_N, weights_N = arrays(64, vocab=32)
+
+  def loss(hidden_ND, head_DV):
+    if fused:
+      return losses.cross_entropy(hidden_ND, head_DV, targets_N, weights_N, 2, mesh)
+    return losses.token_logprobs(hidden_ND, head_DV, targets_N, 2, mesh=mesh)[0].sum()
+
+  places = (NamedSharding(mesh, P(ROWS)), NamedSharding(mesh, P(SPLIT)))
+  placed = jax.device_put((hidden_ND, head_DV), places)
+  text = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*placed).compile().as_text()
+  sent = collectives(text, 8)
+  assert {one.kind for one in sent} >= {"all-gather"} and all(one.times == 1 for one in sent), sent
 
 
 def test_logprobs_without_entropy_are_the_same():

@@ -122,7 +122,7 @@ def test_a_large_models_weights_are_split_in_whole_tiles():
   ("name", "shape", "spec"),
   [
     ("up_DF", (256, 1024), P(sharding.SPLIT, None)),  # 32 rows
-    ("up_DF", (64, 1024), P("expert", "fsdp")),  # 16 rows and 512 lanes; all on D would be 8 rows
+    ("up_DF", (64, 1024), P("fsdp", "expert")),  # all on D would be 8 rows
     ("out_HUD", (8, 32, 512), P("expert", None, "fsdp")),
     ("up_DF", (24, 8), P(sharding.SPLIT, None)),  # no whole tiles in either: D as far as it goes
     ("kv_down_DC", (256, 96), P(sharding.SPLIT, None)),

@@ -115,7 +115,7 @@ DATA = {
   "prompt_field": str,
   "template": str,
 }
-MESH = {"data": int, "fsdp": int, "expert": int, "tensor": int}
+MESH = {"data": int, "fsdp": int, "expert": int, "context": int, "tensor": int}
 EVALUATION = {
   "every": int,
   "benchmark": str,

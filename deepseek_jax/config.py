@@ -223,7 +223,7 @@ class ComputeConfig:
   precision: str = "plain"  # of linear layers: one of PRECISIONS
   kernels: str = "auto"  # auto (on a Hopper GPU or a TPU) | off | ref | xla | tpu | mgpu
   remat: str = "none"  # none | full | dots
-  unroll: int = 8  # stacks of at most so many layers run without a loop
+  unroll: int = 8  # stacks of at most so many layers run without a loop, but for remat full
   attention_block: int = 1024  # above so many keys attention goes by blocks of at most this size
   dispatch: str = "auto"  # auto | dense | capacity | grouped: see ops/dispatch.py
 

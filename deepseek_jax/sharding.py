@@ -1,10 +1,11 @@
 """Meshes, and where every array of the project lies on them.
 
-A mesh has four axes. `data`, `fsdp` and `expert` split the rows of a batch; `fsdp` also splits
+A mesh has five axes. `data`, `fsdp` and `expert` split the rows of a batch; `fsdp` also splits
 weights and optimiser state (ZeRO-3, 1910.02054); `expert` splits the experts, and what else there
-is as `fsdp` does; `tensor` splits heads, feed-forwards and the vocabulary (Megatron, 1909.08053).
-XLA places every collective but those of the routed experts, which run under shard_map
-(`sharded_expert_ffn`): there tokens are exchanged over `expert` (ops/exchange.py).
+is as `fsdp` does; `context` splits the tokens of a row, and weights likewise; `tensor` splits
+heads, feed-forwards and the vocabulary (Megatron, 1909.08053). XLA places every collective but
+those under shard_map: the exchange of tokens over `expert` (`sharded_expert_ffn`, ops/exchange.py),
+the ring over `context` (`sharded_ring`, ops/ring.py), and the loss's (`by_rows`).
 
 An array is placed by the axis letters that end its name (the legend is in `types.py`) and by one
 table, `MESH_AXIS`. So parameters, their Adam moments, their EMA, batches and caches need no
@@ -12,8 +13,8 @@ annotations of their own. An axis that its mesh axes do not divide is split by t
 do, or stays whole (two key/value heads on `tensor=4`); only experts must divide, for a device must
 own whole ones.
 
-What is to come has its place: a context axis is a mesh axis for T and S in the table; a pipeline
-axis is one for the stacked layer axis, which is the unnamed leading axis here.
+What is to come has its place: a pipeline axis is one for the stacked layer axis, which is the
+unnamed leading axis here.
 """
 
 import dataclasses
@@ -35,17 +36,21 @@ from deepseek_jax.hosts import arrays, group
 from deepseek_jax.ops.dispatch import default_capacity, expert_ffn
 from deepseek_jax.ops.exchange import Exchange, exchanged_ffn, measures
 from deepseek_jax.ops.precision import PLAIN, Precision
+from deepseek_jax.ops.ring import mirrored, ring_attention
+from deepseek_jax.types import Span
 
-AXES = ("data", "fsdp", "expert", "tensor")
+AXES = ("data", "fsdp", "expert", "context", "tensor")
 ROWS = ("data", "fsdp", "expert")
-SPLIT = ("fsdp", "expert")  # of weights
+TOKENS = (*ROWS, "context")
+SPLIT = ("fsdp", "expert", "context")  # of weights
 
 # Axis letter of an array's name -> mesh axis; letters not listed stay whole. Where two letters of
 # one array name the same mesh axis the first has it: gate_EDF is split by `expert` on E and so only
 # by `fsdp` on D, q_down_DQ on D and not on Q.
 MESH_AXIS: dict[str, str | tuple[str, ...]] = {
   "B": ROWS,
-  "N": ROWS,
+  "N": TOKENS,
+  "T": "context",
   "D": SPLIT,
   "Q": SPLIT,
   "C": SPLIT,
@@ -67,6 +72,7 @@ class MeshConfig:
   data: int = 1
   fsdp: int = 1
   expert: int = 1
+  context: int = 1
   tensor: int = 1
 
   def __post_init__(self) -> None:
@@ -83,6 +89,11 @@ class MeshConfig:
   def row_devices(self) -> int:
     """How many ways the rows of a batch are split."""
     return math.prod(getattr(self, axis) for axis in ROWS)
+
+  @property
+  def token_devices(self) -> int:
+    """How many ways the tokens of a batch are split."""
+    return self.row_devices * self.context
 
   def check_rows(self, name: str, rows: int) -> None:
     """ConfigError unless `rows` of a batch, the field `name`, can be dealt to the devices."""
@@ -118,14 +129,18 @@ def parameter_spec(name: str, ndim: int) -> P:
   axis letters (counters, keys) and vectors of weights, which cost more to gather than to keep.
   """
   letters = _letters(name)
-  if ndim == 0 or not letters or (len(letters) == 1 and MESH_AXIS.get(letters) != ROWS):
+  if ndim == 0 or not letters or (len(letters) == 1 and letters not in "BN"):
     return P()
   if ndim < len(letters):
     raise ValueError(f"{name} has {ndim} axes, but its name says {len(letters)}.")
   entries: list[str | tuple[str, ...] | None] = [None] * (ndim - len(letters))
   taken: set[str] = set()
+  of_tokens = bool(set(letters) & {"B", "N"})  # whose features stay whole
   for letter in letters:
-    axes = tuple(axis for axis in _axes(MESH_AXIS.get(letter)) if axis not in taken)
+    wanted = MESH_AXIS.get(letter)
+    if wanted == SPLIT and of_tokens:
+      wanted = None
+    axes = tuple(axis for axis in _axes(wanted) if axis not in taken)
     entries.append(_entry(axes))
     taken |= set(axes)
   return P(*entries)
@@ -162,7 +177,7 @@ def own_rows(config: MeshConfig, count: int) -> list[int]:
 def shard_batch(mesh: Mesh | None, batch: Any) -> Any:
   """Puts a host batch on the mesh, its rows split; leading micro-batch axes stay whole.
 
-  Raises ConfigError where the rows do not divide by the mesh axes that split them.
+  Raises ConfigError where the rows or their tokens do not divide by the mesh axes that split them.
   """
   if mesh is None:
     return jax.device_put(batch)
@@ -170,12 +185,15 @@ def shard_batch(mesh: Mesh | None, batch: Any) -> Any:
   for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
     name = str(_key_name(path[-1])) if path else ""
     letters = _letters(name)
-    if "B" in letters:
-      count = np.shape(leaf)[letters.index("B") - len(letters)]
-      require(
-        count % rows == 0,
-        f"the batch has {count} rows; they must divide by {_PRODUCT}, {rows}.",
-      )
+    sizes = dict(zip(reversed(letters), reversed(np.shape(leaf)), strict=False))
+    count, length, context = sizes.get("B", 0), sizes.get("T", 0), mesh.shape["context"]
+    require(
+      count % rows == 0, f"the batch has {count} rows; they must divide by {_PRODUCT}, {rows}."
+    )
+    require(
+      length % context == 0,
+      f"rows have {length} tokens; they must divide by mesh.context, {context}.",
+    )
   return arrays.place(batch, state_shardings(mesh, batch))
 
 
@@ -187,15 +205,58 @@ def init_sharded(fn: Callable[..., Any], mesh: Mesh | None, *args: Any) -> Any:
   return jax.jit(fn, out_shardings=shardings)(*args)
 
 
-def constrain_rows(mesh: Mesh | None, x: jax.Array) -> jax.Array:
-  """Keeps the first axis of an activation split over the rows' mesh axes, and the others whole.
+def constrain_rows(mesh: Mesh | None, x_BTD: jax.Array) -> jax.Array:
+  """Keeps an activation's rows and tokens split over their mesh axes, and its features whole.
 
   Without it XLA may prefer to move activations to where the weights of a layer are split.
   """
   if mesh is None:
-    return x
-  rows = P(_entry(_row_axes(mesh, x.shape[0])))
-  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, rows))
+    return x_BTD
+  return jax.lax.with_sharding_constraint(x_BTD, NamedSharding(mesh, _tokens_spec(mesh, x_BTD)))
+
+
+def _tokens_spec(mesh: Mesh, x_BT: jax.Array) -> P:
+  B, T = x_BT.shape[:2]
+  return P(*(_entry(_dividing(mesh, axes, n)) for axes, n in ((ROWS, B), (("context",), T))))
+
+
+def splits_tokens(mesh: Mesh | None, length: int) -> bool:
+  """Whether rows of this many tokens lie on several devices."""
+  return mesh is not None and mesh.shape["context"] > 1 and length % mesh.shape["context"] == 0
+
+
+def flat(mesh: Mesh | None, x_BT: jax.Array) -> jax.Array:
+  """[B, T, ...] -> [N, ...], each token a row.
+
+  Where the tokens of a row lie on several devices each takes its own, so that nothing is sent: they
+  are then in the order of devices, for all arrays the same.
+  """
+  if not splits_tokens(mesh, x_BT.shape[1]):
+    return x_BT.reshape(-1, *x_BT.shape[2:])
+  return _reshaped(mesh, x_BT, x_BT, unflat=False)
+
+
+def unflat(mesh: Mesh | None, x_N: jax.Array, like_BT: jax.Array) -> jax.Array:
+  """The inverse of `flat`: [N, ...] -> [B, T, ...] with the rows and tokens of `like_BT`."""
+  if not splits_tokens(mesh, like_BT.shape[1]):
+    return x_N.reshape(*like_BT.shape[:2], *x_N.shape[1:])
+  return _reshaped(mesh, x_N, like_BT, unflat=True)
+
+
+def _reshaped(mesh: Any, x: jax.Array, like_BT: jax.Array, unflat: bool) -> jax.Array:
+  apart = _tokens_spec(mesh, like_BT)
+  together = P(_entry(tuple(axis for entry in apart for axis in _axes(entry))))
+  here = [n // _size(mesh, entry) for n, entry in zip(like_BT.shape, apart)]
+  kept = 1 if unflat else 2  # axes in front of those that stay as they are
+  shape = here if unflat else [math.prod(here)]
+  return jax.shard_map(
+    lambda x: x.reshape(*shape, *x.shape[kept:]),
+    mesh=mesh,
+    in_specs=together if unflat else apart,
+    out_specs=apart if unflat else together,
+    axis_names=set(TOKENS),
+    check_vma=False,
+  )(x)
 
 
 def attention_split(mesh: Mesh | None, rows: int, heads: int) -> tuple[int, int]:
@@ -219,13 +280,13 @@ def sharded_expert_ffn(
   precision: Precision = PLAIN,
 ) -> jax.Array:
   """`ops.dispatch.expert_ffn` over a mesh: a device computes its own experts, for whoever chose
-  them, on weights that are gathered over `fsdp`.
+  them, on weights that are gathered.
 
-  Tokens that all the rows' mesh axes divide are exchanged over `expert`. Of fewer (rows being
+  Tokens that all their mesh axes divide are exchanged over `expert`. Of fewer (rows being
   decoded) each device computes its own experts on all, and the results are summed.
   """
   (tokens, top_k), E = experts_NA.shape, gate_EDF.shape[0]  # all tokens, all experts
-  split = _row_axes(mesh, tokens)
+  split = _dividing(mesh, TOKENS, tokens)
   rows, peers = P(_entry(split)), mesh.shape["expert"]
   stacks = [_expert_spec(mesh, w, name) for w, name in zip((gate_EDF, up_EDF, down_EFD), _STACKS)]
   here = tokens // _size(mesh, split)
@@ -248,12 +309,12 @@ def sharded_expert_ffn(
   def body(x_ND, weights_NA, experts_NA, *shards):
     whole = [_gathered(w, spec) for w, spec in zip(shards, stacks)]
     if exchanging:
-      exchange = Exchange("expert", ROWS, E // peers, pieces, per_round, own_experts)
+      exchange = Exchange("expert", TOKENS, E // peers, pieces, per_round, own_experts)
       y_ND = exchanged_ffn(exchange, x_ND, weights_NA, experts_NA, whole)
     else:
       y_ND = own_experts(x_ND, weights_NA, experts_NA, whole)
-    summed = [axis for axis in ("expert", stacks[0][2]) if axis and axis not in split]
-    return jax.lax.psum(y_ND, summed)
+    features = [axis for axis in _axes(stacks[0][2]) if axis not in SPLIT]
+    return jax.lax.psum(y_ND, [a for a in ("expert", *features) if a not in split])
 
   # check_vma off: the dispatch may loop over carries that it starts from constants, which the
   # check would refuse. Gradients are right without it; tests hold them against one device.
@@ -282,10 +343,10 @@ def by_rows(
   if mesh is None:
     return fn(head_DV, *rows)
   count = jax.tree.leaves(rows)[0].shape[0]
-  split = _row_axes(mesh, count)
+  split = _dividing(mesh, TOKENS, count)
   here = P(_entry(split))
   placed = _fit(mesh, parameter_spec("head_DV", 2), head_DV.shape, "head_DV")
-  own = P(*(_entry(tuple(a for a in _axes(entry) if a in ROWS)) for entry in placed))
+  own = P(*(_entry(tuple(a for a in _axes(entry) if a in TOKENS)) for entry in placed))
 
   def body(head_DV: jax.Array, *rows: Any) -> tuple[Any, Any, Any]:
     for dim, entry in enumerate(own):
@@ -301,7 +362,7 @@ def by_rows(
     mesh=mesh,
     in_specs=(own, *(here for _ in rows)),
     out_specs=(P(), own, here),
-    axis_names=set(ROWS),
+    axis_names=set(TOKENS),
     check_vma=False,
   )(head_DV, *rows)
 
@@ -319,22 +380,57 @@ def _reduced(mesh: Mesh, x: jax.Array, over: tuple[str, ...], spec: P) -> jax.Ar
   return jax.lax.psum(x, tuple(axis for axis in over if axis not in kept))
 
 
+def sharded_ring(
+  mesh: Mesh,
+  q_BTHK: jax.Array,
+  kv_BTX: jax.Array,
+  k_up_CHK: jax.Array,
+  v_up_CHU: jax.Array,
+  where: Span,
+  scale: float,
+  block: int,
+) -> jax.Array:
+  """`ops.ring.ring_attention` over `context`, rows and heads split as the table has them."""
+  q, k, v = (
+    _fit(mesh, parameter_spec(name, x.ndim), x.shape, name)
+    for name, x in (("q_BTHK", q_BTHK), ("k_KHK", k_up_CHK), ("v_KHU", v_up_CHU))
+  )
+  tokens = P(*q[:2])
+
+  def own(q_BTHK, kv_BTX, k_up_CHK, v_up_CHU, where):
+    if q_BTHK.shape[1] % 2:
+      return ring_attention(q_BTHK, kv_BTX, k_up_CHK, v_up_CHU, where, scale, block, "context")
+    q_BTHK, kv_BTX, where = mirrored((q_BTHK, kv_BTX, where), "context")
+    out = ring_attention(q_BTHK, kv_BTX, k_up_CHK, v_up_CHU, where, scale, block, "context")
+    return mirrored(out, "context", back=True)
+
+  return jax.shard_map(
+    own,
+    mesh=mesh,
+    in_specs=(q, tokens, k, v, tokens),
+    out_specs=q,
+    check_vma=False,
+  )(q_BTHK, kv_BTX, k_up_CHK, v_up_CHU, where)
+
+
 _STACKS = ("gate_EDF", "up_EDF", "down_EFD")
 
 
 def _expert_spec(mesh: Mesh, stack: Any, name: str) -> P:
-  """The table's placement of a stack; but adapters and FP8 blocks come gathered over `fsdp`."""
+  """The table's placement of a stack; but adapters and FP8 blocks come with whole experts."""
   spec = _fit(mesh, parameter_spec(name, 3), stack.shape, name)
   if isinstance(stack, jax.Array):
     return spec
-  return P(*(None if entry == "fsdp" else entry for entry in spec))
+  kept = [_entry(tuple(a for a in _axes(entry) if a not in SPLIT)) for entry in spec[1:]]
+  return P(spec[0], *kept)
 
 
 def _gathered(shard: Any, spec: P) -> Any:
   """A device's experts whole but for `tensor`; the gradient is added up and split likewise."""
   for axis, entry in enumerate(spec):
-    if entry == "fsdp":
-      shard = jax.lax.all_gather(shard, entry, axis=axis, tiled=True)
+    over = tuple(a for a in _axes(entry) if a in SPLIT)
+    if axis and over:
+      shard = jax.lax.all_gather(shard, over, axis=axis, tiled=True)
   return shard
 
 
@@ -376,11 +472,6 @@ def _dividing(mesh: Mesh, axes: tuple[str, ...], size: int) -> tuple[str, ...]:
   runs = [axes[i:j] for i in range(len(axes)) for j in range(i + 1, len(axes) + 1)]
   able = [run for run in runs if size % _size(mesh, run) == 0]
   return max(able, key=functools.partial(_size, mesh), default=())
-
-
-def _row_axes(mesh: Mesh, rows: int) -> tuple[str, ...]:
-  """The mesh axes that split `rows` rows."""
-  return _dividing(mesh, ROWS, rows)
 
 
 def _fit(mesh: Mesh, spec: P, shape: tuple[int, ...], name: str) -> P:

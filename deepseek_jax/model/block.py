@@ -4,13 +4,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deepseek_jax.config import ComputeConfig, MLAConfig, ModelConfig
+from deepseek_jax.config import ComputeConfig, MLAConfig, ModelConfig, require
 from deepseek_jax.model.gqa import GQA
 from deepseek_jax.model.layers import FeedForward, norm_scale, rms_norm
 from deepseek_jax.model.mla import MLA
 from deepseek_jax.model.moe import MoE
 from deepseek_jax.ops.precision import precision_of
-from deepseek_jax.sharding import attention_split, constrain_rows
+from deepseek_jax.sharding import attention_split, constrain_rows, splits_tokens
 from deepseek_jax.types import Routing, Span
 
 
@@ -47,8 +47,12 @@ class Block(nn.Module):
     devices = attention_split(self.mesh, x_BTD.shape[0], c.heads)
     how = (self.compute.attention_block, precision_of(self.compute, self.mesh), devices)
     if isinstance(c.attention, MLAConfig):
-      mla = MLA(c.d_model, c.heads, c.attention, c.rope, c.std, *how, name="attention")
+      mla = MLA(c.d_model, c.heads, c.attention, c.rope, c.std, *how, self.mesh, name="attention")
       return mla(x_BTD, rotation, queries, keys, cache, index, self.absorbed)
+    require(
+      not splits_tokens(self.mesh, x_BTD.shape[1]),
+      "mesh.context splits the tokens of MLA, and this model has grouped queries; make it 1.",
+    )
     gqa = GQA(c.d_model, c.heads, c.attention, c.rope, c.norm_eps, c.std, *how, name="attention")
     return gqa(x_BTD, rotation, queries, keys, cache, index)
 

@@ -19,6 +19,7 @@ from deepseek_jax.ops.low_rank import LowRank
 from deepseek_jax.ops.precision import PLAIN, Precision
 from deepseek_jax.ops.rope import rotate, softmax_scale
 from deepseek_jax.ops.visibility import visible_BTS
+from deepseek_jax.sharding import sharded_ring, splits_tokens
 from deepseek_jax.types import Span
 from pallas_kernels.mla.api import mla_decode
 
@@ -36,6 +37,7 @@ class MLA(nn.Module):
   block: int
   precision: Precision = PLAIN
   devices: tuple[int, int] = (1, 1)  # over which jit splits rows and heads
+  mesh: jax.sharding.Mesh | None = None  # one that splits the tokens of a row
 
   @nn.compact
   def __call__(
@@ -67,6 +69,12 @@ class MLA(nn.Module):
       q_BTHX = jnp.concatenate([q_BTHC, q_rope_BTHR], axis=-1)
       mixed_BTHC = self._mix(q_BTHX, kv_BSX, queries, keys, scale)
       out_BTHU = jnp.einsum("bthc,hcu->bthu", mixed_BTHC, v_up_HCU)
+    elif cache is None and splits_tokens(self.mesh, x_BTD.shape[1]):
+      assert self.mesh is not None
+      q = jnp.concatenate([q_nope_BTHK, q_rope_BTHR], axis=-1)
+      kv_BSX = jnp.concatenate([latent_BSC, rope_BSR], axis=-1)
+      ups = k_up.astype(x_BTD.dtype), v_up.astype(x_BTD.dtype)
+      out_BTHU = sharded_ring(self.mesh, q, kv_BSX, *ups, queries, scale, self.block)
     else:
       q = jnp.concatenate([q_nope_BTHK, q_rope_BTHR], axis=-1)
       k_nope = to_heads(latent_BSC, k_up, self.precision)

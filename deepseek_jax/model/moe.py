@@ -14,7 +14,7 @@ from deepseek_jax.model.layers import FeedForward, matrix
 from deepseek_jax.ops import routing
 from deepseek_jax.ops.dispatch import expert_ffn
 from deepseek_jax.ops.precision import PLAIN, Precision
-from deepseek_jax.sharding import sharded_expert_ffn
+from deepseek_jax.sharding import flat, sharded_expert_ffn, unflat
 from deepseek_jax.types import Routing
 
 
@@ -32,8 +32,7 @@ class MoE(nn.Module):
   def __call__(self, x_BTD, segments_BT, bias_E) -> tuple[jax.Array, Routing]:
     """Returns the output [B, T, D] and this layer's Routing (without its layer axis)."""
     c, D = self.config, self.d_model
-    B, T, _ = x_BTD.shape
-    x_ND = x_BTD.reshape(B * T, D)
+    x_ND = flat(self.mesh, x_BTD)
     router_DE = matrix(self, "router_DE", (D, c.experts), self.std)
     logits_NE = x_ND.astype(jnp.float32) @ router_DE
     routed = routing.route(logits_NE, bias_E, c, self.precision.implementation)
@@ -44,11 +43,11 @@ class MoE(nn.Module):
       out_ND += FeedForward(D, width, self.std, self.precision, name="shared")(x_ND)
     valid_BT, scores_NE = segments_BT > 0, routing.affinities(logits_NE, c)
     report = Routing(
-      load_LE=routing.load(routing.chosen_mask(experts_NA, c.experts), valid_BT.reshape(-1)),
-      balance_L=routing.balance_loss(scores_NE.reshape(B, T, -1), valid_BT, c.top_k),
-      experts_LBTA=experts_NA.reshape(B, T, c.top_k),
+      load_LE=routing.load(routing.chosen_mask(experts_NA, c.experts), flat(self.mesh, valid_BT)),
+      balance_L=routing.balance_loss(unflat(self.mesh, scores_NE, x_BTD), valid_BT, c.top_k),
+      experts_LBTA=unflat(self.mesh, experts_NA, x_BTD),
     )
-    return out_ND.reshape(B, T, D), report
+    return unflat(self.mesh, out_ND, x_BTD), report
 
   def _routed(self, x_ND: jax.Array, weights_NA: jax.Array, routed: routing.Routed) -> jax.Array:
     """The weighted sum over each token's chosen experts."""

@@ -53,19 +53,20 @@ class Transformer(nn.Module):
     self.norm_D = norm_scale(self, "norm_D", c.d_model)
     if not c.tied:
       self.head_DV = matrix(self, "head_DV", (c.d_model, c.vocab), c.std)
+    module = _remat(MTPModule, self.compute.remat, unrolled=True)
     self.mtp = [
-      MTPModule(c, self.compute, self.mesh, self.absorbed, name=f"mtp_{k}")
-      for k in range(c.mtp_depth)
+      module(c, self.compute, self.mesh, self.absorbed, name=f"mtp_{k}") for k in range(c.mtp_depth)
     ]
 
   def _stack(self, length: int, experts: bool) -> nn.Module:
     """`length` blocks, scanned: the router's bias goes in, Routing comes out.
 
     A short stack is unrolled, which spares moving parameters, what the backward pass needs and
-    gradients in and out of stacked arrays: a tenth of a small model's step.
+    gradients in and out of stacked arrays: a tenth of a small model's step. Not so where layers
+    are wholly made again: without a loop XLA may make several again before it needs the first.
     """
-    unrolled = length <= self.compute.unroll
-    block = _remat(self.compute.remat, unrolled)
+    unrolled = length <= self.compute.unroll and self.compute.remat != "full"
+    block = _remat(Block, self.compute.remat, unrolled)
     broadcast = nn.broadcast
     return nn.scan(
       block,
@@ -167,16 +168,16 @@ def _layer(block: Block, params: Params, *args):
   return block.apply({"params": params}, *args)
 
 
-def _remat(policy: str, unrolled: bool) -> type[nn.Module]:
-  """The block under a named rematerialisation policy: none, full, or dots (keep matmul outputs).
+def _remat(block: type[nn.Module], policy: str, unrolled: bool) -> type[nn.Module]:
+  """A block under a named rematerialisation policy: none, full, or dots (keep matmul outputs).
 
   A loop keeps XLA from merging what is recomputed with the first computation; without one it must
   be told.
   """
   if policy == "none":
-    return Block
+    return block
   kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if policy == "dots" else None
-  return nn.remat(Block, policy=kept, prevent_cse=unrolled)
+  return nn.remat(block, policy=kept, prevent_cse=unrolled)
 
 
 def init_weights(model: Transformer, key: jax.Array) -> Weights:

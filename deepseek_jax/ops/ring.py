@@ -67,6 +67,26 @@ def ring_attention(
   return _forward(q_BTHK, kv_BTX, k_up_CHK, v_up_CHU, where, scale, block, axis)[0]
 
 
+def mirrored(tree: Any, axis: str, back: bool = False) -> Any:
+  """Gives each device as early tokens as late ones, so that all have as many keys to look at.
+
+  Of arrays [B, T, ...] whose tokens follow one another from device to device, of 2 P parts, the
+  p-th of P devices gets parts p and 2 P - 1 - p: the even one of them first. T must be even. `back`
+  undoes it.
+  """
+  size = jax.lax.axis_size(axis)
+  to = [part if part < size else 2 * size - 1 - part for part in range(2 * size)]
+  routes = [list(enumerate(to[0::2])), list(enumerate(to[1::2]))]
+  if back:
+    routes = [[(there, here) for here, there in route] for route in routes]
+
+  def send(x_BT: jax.Array) -> jax.Array:
+    halves = zip(jnp.split(x_BT, 2, axis=1), routes)
+    return jnp.concatenate([jax.lax.ppermute(x, axis, route) for x, route in halves], axis=1)
+
+  return jax.tree.map(send, tree)
+
+
 def _form(q_BTHK: jax.Array, scale: float, block: int, axis: str) -> _Form:
   B, T, H, K = q_BTHK.shape
   blocks, pieces = plan((B, T, H, 1, K), T, block)

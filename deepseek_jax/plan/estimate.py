@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from deepseek_jax.config import require
+from deepseek_jax.config import MLAConfig, require
 from deepseek_jax.plan.footprint import Footprint, footprint
 from deepseek_jax.plan.reinforcement import Phases, phases
 from deepseek_jax.plan.roofline import Attained, StepTime, step_time
@@ -93,6 +93,14 @@ def check_mesh(workload: Workload, topology: Topology) -> None:
     workload.rows % parts == 0,
     f"a micro-batch has {workload.rows} rows; they must divide by {product}, {parts}: change "
     "them, or give --search.",
+  )
+  require(
+    workload.length % mesh.context == 0,
+    f"rows have {workload.length} tokens; they must divide by mesh.context, {mesh.context}.",
+  )
+  require(
+    mesh.context == 1 or isinstance(workload.model.attention, MLAConfig),
+    "mesh.context splits the tokens of MLA, and this model has grouped queries; make it 1.",
   )
 
 

@@ -67,7 +67,7 @@ def _update(workload: Workload) -> dict[str, float]:
 
 def local_tokens(workload: Workload) -> float:
   """Tokens of a micro-batch on a device."""
-  return workload.rows * workload.length / workload.mesh.row_devices
+  return workload.rows * workload.length / workload.mesh.token_devices
 
 
 def activations(workload: Workload) -> float:

@@ -136,7 +136,7 @@ def _local_share(workload: Workload, part: str) -> float:
   """
   if part == "routed experts":
     return workload.tokens / workload.mesh.devices
-  return workload.tokens / workload.mesh.row_devices / workload.mesh.tensor
+  return workload.tokens / workload.mesh.token_devices / workload.mesh.tensor
 
 
 def _peak(topology: Topology, workload: Workload, part: str) -> float:

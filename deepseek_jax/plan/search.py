@@ -1,9 +1,10 @@
 """The fastest mesh of those whose memory suffices."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
-from deepseek_jax.config import ConfigError
+from deepseek_jax.config import ConfigError, MLAConfig
 from deepseek_jax.plan.estimate import Plan, plan
 from deepseek_jax.plan.footprint import footprint
 from deepseek_jax.plan.memory import readable
@@ -27,14 +28,18 @@ def search(
   """
   found: list[Plan] = []
   least, nearest = float("inf"), workload
-  for mesh in meshes(workload, topology):
-    for candidate in _cut(dataclasses.replace(workload, mesh=mesh), limit):
-      needed = footprint(candidate).total
-      if needed < least:
-        least, nearest = needed, candidate
-      if needed <= limit:  # more micro-batches would only gather the weights more often
-        found.append(plan(candidate, topology, attained, price))
-        break
+  few = workload.rows * workload.micro_batches < topology.devices
+  for split in (True,) if few else (False, True):  # tokens of a row, only if that is needed
+    for mesh in meshes(workload, topology, split):
+      for candidate in _cut(dataclasses.replace(workload, mesh=mesh), limit):
+        needed = footprint(candidate).total
+        if needed < least:
+          least, nearest = needed, candidate
+        if needed <= limit:  # more micro-batches would only gather the weights more often
+          found.append(plan(candidate, topology, attained, price))
+          break
+    if found:
+      break
   if not found and least == float("inf"):
     raise ConfigError(
       f"no mesh of {topology.devices} devices splits a step of "
@@ -55,18 +60,25 @@ def _rank(made: Plan) -> tuple[float, float]:
   return float(f"{made.seconds:.4g}"), made.footprint.total
 
 
-def meshes(workload: Workload, topology: Topology) -> Iterator[MeshConfig]:
-  """Meshes of all devices: experts must divide; tensor parts share fast links and divide heads."""
-  moe, heads = workload.model.moe, workload.model.heads
-  for tensor in _divisors(topology.devices):
+def meshes(workload: Workload, topology: Topology, split: bool) -> Iterator[MeshConfig]:
+  """Meshes of all devices: experts must divide; tensor parts share fast links and divide heads.
+
+  The tokens of a row are split where `split` says that they may be, and attention is MLA.
+  """
+  moe, heads, devices = workload.model.moe, workload.model.heads, topology.devices
+  ring = split and isinstance(workload.model.attention, MLAConfig)
+  for tensor, context, expert in itertools.product(_divisors(devices), repeat=3):
+    if devices % (tensor * context * expert):
+      continue
     if heads % tensor or tensor > topology.domain:
       continue
-    for expert in _divisors(topology.devices // tensor):
-      if expert > 1 and (moe is None or moe.experts % expert):
-        continue
-      for fsdp in _divisors(topology.devices // tensor // expert):
-        data = topology.devices // tensor // expert // fsdp
-        yield MeshConfig(data=data, fsdp=fsdp, expert=expert, tensor=tensor)
+    if context > 1 and not (ring and workload.length % context == 0):
+      continue
+    if expert > 1 and (moe is None or moe.experts % expert):
+      continue
+    rest = devices // (tensor * context * expert)
+    for fsdp in _divisors(rest):
+      yield MeshConfig(rest // fsdp, fsdp, expert, context, tensor)
 
 
 def _cut(workload: Workload, limit: float) -> Iterator[Workload]:

@@ -8,18 +8,23 @@ network once per domain of fast links and then within it; an all-reduce is a sca
   tokens      once to every device that holds an expert of theirs, and one row back; in the backward
               pass once more, with the results' gradient, and one row back
   features    summed over `tensor`, twice a layer in every pass
+  ring        latents and rotated keys once round `context` in every pass, with their gradients in
+              float32 in the backward pass
 """
 
 import dataclasses
 
+from deepseek_jax.config import MLAConfig
 from deepseek_jax.plan.exchange import devices_per_token
 from deepseek_jax.plan.footprint import local_tokens
 from deepseek_jax.plan.placement import exchanges, ways
 from deepseek_jax.plan.topology import Topology
 from deepseek_jax.plan.workload import Workload
-from deepseek_jax.sharding import AXES, ROWS, MeshConfig
+from deepseek_jax.sharding import AXES, MeshConfig
+from deepseek_jax.sharding import TOKENS as TOKEN_AXES
 
-WEIGHTS, GRADIENTS, TOKENS, FEATURES = "weights", "gradients", "tokens", "features"
+WEIGHTS, GRADIENTS, TOKENS = "weights", "gradients", "tokens"
+FEATURES, RING = "features", "ring"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +49,13 @@ def traffic(workload: Workload, topology: Topology) -> dict[str, Bytes]:
     whole = array.used(workload.mesh, workload.item)
     over = array.gathered
     found[WEIGHTS] += gather(workload.mesh, topology, over, whole) * (2 * micro)
-    summed = tuple(a for a in ROWS if a not in array.axes and getattr(workload.mesh, a) > 1)
+    summed = tuple(a for a in TOKEN_AXES if a not in array.axes and getattr(workload.mesh, a) > 1)
     kept = whole / ways(workload.mesh, over)
     found[GRADIENTS] += gather(workload.mesh, topology, over, whole) * micro
     found[GRADIENTS] += gather(workload.mesh, topology, summed, kept) * 2
   found[TOKENS] = _tokens(workload, topology) * micro
   found[FEATURES] = _features(workload, topology) * micro
+  found[RING] = _ring(workload, topology) * micro
   return {name: count for name, count in found.items() if count.link or count.network}
 
 
@@ -104,3 +110,16 @@ def _features(workload: Workload, topology: Topology) -> Bytes:
   layers = config.layers + config.mtp_depth
   size = local_tokens(workload) * config.d_model * workload.item
   return gather(mesh, topology, ("tensor",), size) * (2 * 2 * passes * layers)
+
+
+def _ring(workload: Workload, topology: Topology) -> Bytes:
+  """What attention sends round `context`: a device gets every part, its own after a whole turn."""
+  config, mesh = workload.model, workload.mesh
+  if mesh.context == 1 or not isinstance(config.attention, MLAConfig):
+    return Bytes()
+  forward = {"full": 2, "dots": 1, "none": 1}[workload.compute.remat]
+  numbers = config.attention.kv_latent + config.attention.rope_dim
+  whole = local_tokens(workload) * mesh.context * numbers  # of the tokens that share a ring
+  size = whole * ((forward + 1) * workload.item + 4) * (config.layers + config.mtp_depth)
+  # A hop more than a gather has: the last brings a device its own.
+  return gather(mesh, topology, ("context",), size) * (mesh.context / (mesh.context - 1))

@@ -21,7 +21,7 @@ import optax
 
 from deepseek_jax.config import require
 from deepseek_jax.model.transformer import Transformer, forward, head_DV
-from deepseek_jax.sharding import row_devices
+from deepseek_jax.sharding import flat, row_devices
 from deepseek_jax.train.losses import shift_targets, split_rows
 from deepseek_jax.train.pretrain import PretrainConfig, PretrainKnobs, gradients
 from deepseek_jax.train.state import (
@@ -75,9 +75,9 @@ def make_step(
       _, weight_BT = shift_targets(micro)
       theirs_DV, ids = head_DV(teacher, teacher_weights), vocab if padded else None
       divergence = tempered_divergence(
-        (hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), head[:, :ids]),
-        (out.hidden_BTD.reshape(-1, out.hidden_BTD.shape[-1]), theirs_DV[:, :ids]),
-        weight_BT.ravel() / jnp.maximum(total, 1),
+        (flat(student.mesh, hidden_BTD), head[:, :ids]),
+        (flat(teacher.mesh, out.hidden_BTD), theirs_DV[:, :ids]),
+        flat(student.mesh, weight_BT) / jnp.maximum(total, 1),
         knobs.temperature,
         config.loss_chunk * row_devices(student.mesh),
       )

@@ -20,6 +20,7 @@ import optax
 from deepseek_jax.config import require
 from deepseek_jax.model.adapters import trained, with_trained
 from deepseek_jax.model.transformer import Output, Transformer, forward, head_DV, mtp_hidden
+from deepseek_jax.sharding import flat, unflat
 from deepseek_jax.train.losses import cross_entropy, shift_targets, token_logprobs
 from deepseek_jax.train.policy import PolicyKnobs, objective
 from deepseek_jax.train.state import (
@@ -185,16 +186,17 @@ def _score(
   """
   out = forward(model, weights, batch.tokens_BT, batch.positions_BT, batch.segments_BT)
   targets_BT, weight_BT = shift_targets(batch)
-  hidden_ND = out.hidden_BTD.reshape(-1, out.hidden_BTD.shape[-1])
+  hidden_ND, targets_N, weight_N = (
+    flat(model.mesh, x) for x in (out.hidden_BTD, targets_BT, weight_BT)
+  )
   head = head_DV(model, weights)
   logprob_N, entropy_N = token_logprobs(
-    hidden_ND, head, targets_BT.reshape(-1), chunk, with_entropy,
-    wanted_N=weight_BT.reshape(-1) > 0, mesh=model.mesh,
+    hidden_ND, head, targets_N, chunk, with_entropy, wanted_N=weight_N > 0, mesh=model.mesh
   )  # fmt: skip
-  logprob_BT = _as_target(logprob_N.reshape(targets_BT.shape))
+  logprob_BT = _as_target(unflat(model.mesh, logprob_N, targets_BT))
   if entropy_N is None:
     return logprob_BT, None, out
-  return logprob_BT, _as_target(entropy_N.reshape(targets_BT.shape)), out
+  return logprob_BT, _as_target(unflat(model.mesh, entropy_N, targets_BT)), out
 
 
 def _as_target(x_BT: jax.Array) -> jax.Array:
@@ -252,10 +254,9 @@ def _mtp(
   loss = jnp.zeros([])
   for depth in range(depths):
     targets_BT, weight_BT = shift_targets(batch, depth + 1)
-    hidden_ND = hidden_PBTD[depth].reshape(-1, hidden_PBTD.shape[-1])
-    total = cross_entropy(
-      hidden_ND, head, targets_BT.reshape(-1), weight_BT.reshape(-1), chunk, model.mesh
-    )
+    rows = (flat(model.mesh, x) for x in (hidden_PBTD[depth], targets_BT, weight_BT))
+    hidden_ND, targets_N, weight_N = rows
+    total = cross_entropy(hidden_ND, head, targets_N, weight_N, chunk, model.mesh)
     loss += total / jnp.maximum(totals[depth], 1.0) / depths
   both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), out.routing, routing)
   return loss, both

@@ -256,7 +256,9 @@ def _weighted_forward(mesh, chunk, hidden_ND, head_DV, targets_N, weights_N):
     (loss, dhead_DV), dhidden = jax.lax.scan(functools.partial(add, head_DV), start, cut)
     return loss, dhead_DV, _join(dhidden, len(rows[0]))
 
-  loss, dhead_DV, dhidden_ND = by_rows(mesh, own, head_DV, (hidden_ND, targets_N, weights_N))
+  found = by_rows(mesh, own, head_DV, (hidden_ND, targets_N, weights_N))
+  # Else a compiler may keep each device's part of the head's gradient until the step ends.
+  loss, dhead_DV, dhidden_ND = found if mesh is None else jax.lax.optimization_barrier(found)
   return loss, (dhidden_ND, dhead_DV.astype(head_DV.dtype))
 
 

@@ -22,6 +22,7 @@ import optax
 from deepseek_jax.config import require
 from deepseek_jax.model.adapters import trained, with_trained
 from deepseek_jax.model.transformer import Transformer, forward, head_DV, mtp_hidden
+from deepseek_jax.sharding import flat
 from deepseek_jax.train.losses import cross_entropy, shift_targets
 from deepseek_jax.train.state import (
   Metrics,
@@ -155,8 +156,9 @@ def _loss(
   def mean_ce(hidden_BTD: jax.Array, depth: int) -> jax.Array:
     targets_BT, weight_BT = shift_targets(batch, depth)
     weight_BT = weight_BT / jnp.maximum(totals_P[depth], 1)
-    hidden_ND = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
-    return cross_entropy(hidden_ND, head, targets_BT.ravel(), weight_BT.ravel(), chunk, model.mesh)
+    rows = (flat(model.mesh, x) for x in (hidden_BTD, targets_BT, weight_BT))
+    hidden_ND, targets_N, weight_N = rows
+    return cross_entropy(hidden_ND, head, targets_N, weight_N, chunk, model.mesh)
 
   ce, mtp_ce = mean_ce(out.hidden_BTD, 0), jnp.zeros([], jnp.float32)
   depth = model.config.mtp_depth

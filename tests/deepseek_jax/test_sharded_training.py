@@ -95,6 +95,8 @@ def assert_equal(found, expected, where: str):
       id="data2-expert2-tensor2",
       marks=pytest.mark.slow,
     ),
+    pytest.param(MOE, MeshConfig(fsdp=2, context=4), id="fsdp2-context4"),  # an odd part of a row
+    pytest.param(MOE, MeshConfig(expert=2, context=2, tensor=2), id="expert2-context2-tensor2"),
     pytest.param(DENSE, MeshConfig(data=2, tensor=4), id="gqa-data2-tensor4"),
   ],
 )

@@ -32,8 +32,8 @@ MESHES = {
   [
     ("embed_VD", 2, P("tensor", sharding.SPLIT)),
     ("head_DV", 2, P(sharding.SPLIT, "tensor")),
-    ("gate_EDF", 3, P("expert", "fsdp", "tensor")),
-    ("gate_EDF", 4, P(None, "expert", "fsdp", "tensor")),  # a stack of layers
+    ("gate_EDF", 3, P("expert", ("fsdp", "context"), "tensor")),
+    ("gate_EDF", 4, P(None, "expert", ("fsdp", "context"), "tensor")),  # a stack of layers
     ("moe/ffn/shared/down_FD", 3, P(None, "tensor", sharding.SPLIT)),
     ("router_DE", 2, P(sharding.SPLIT, None)),
     ("router_bias_LE", 2, P(None, "expert")),
@@ -43,8 +43,8 @@ MESHES = {
     ("merge_WD", 2, P(None, sharding.SPLIT)),
     ("norm_D", 1, P()),  # vectors stay whole
     ("norm_D", 2, P()),
-    ("tokens_BT", 3, P(None, sharding.ROWS, None)),  # micro-batches
-    ("latent_LBSC", 4, P(None, sharding.ROWS, None, None)),  # so C is whole
+    ("tokens_BT", 3, P(None, sharding.ROWS, "context")),  # micro-batches
+    ("latent_LBSC", 4, P(None, sharding.ROWS, None, None)),  # C is whole, as it is no weight's
     ("count", 0, P()),
     ("embed_VD", 0, P()),  # a scalar kept per parameter
     ("kernel", 2, P()),
@@ -98,7 +98,7 @@ def test_an_axis_is_split_by_those_of_its_mesh_axes_that_divide_it():
   placed = sharding.state_shardings(mesh, tree)
   assert placed["a_DK"].spec == P("expert", None)  # twelve by four, not by eight
   assert placed["b_DK"].spec == P("fsdp", None)
-  assert placed["c_DK"].spec == P(sharding.SPLIT, None)
+  assert placed["c_DK"].spec == P(("fsdp", "expert"), None)
   assert placed["x_BT"].spec == P("fsdp", None)
 
 
@@ -121,11 +121,15 @@ def test_a_large_models_weights_are_split_in_whole_tiles():
 @pytest.mark.parametrize(
   ("name", "shape", "spec"),
   [
-    ("up_DF", (256, 1024), P(sharding.SPLIT, None)),  # 32 rows
+    ("up_DF", (256, 1024), P(("fsdp", "expert"), None)),  # 32 rows
     ("up_DF", (64, 1024), P("fsdp", "expert")),  # all on D would be 8 rows
     ("out_HUD", (8, 32, 512), P("expert", None, "fsdp")),
-    ("up_DF", (24, 8), P(sharding.SPLIT, None)),  # no whole tiles in either: D as far as it goes
-    ("kv_down_DC", (256, 96), P(sharding.SPLIT, None)),
+    (
+      "up_DF",
+      (24, 8),
+      P(("fsdp", "expert"), None),
+    ),  # no whole tiles in either: D as far as it goes
+    ("kv_down_DC", (256, 96), P(("fsdp", "expert"), None)),
     ("kv_down_DC", (64, 96), P("expert", None)),  # four ways in whole tiles rather than eight
   ],
 )

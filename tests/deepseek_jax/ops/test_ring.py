@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from deepseek_jax.ops import blockwise
 from deepseek_jax.ops.attention import naive
-from deepseek_jax.ops.ring import ring_attention
+from deepseek_jax.ops.ring import mirrored, ring_attention
 from deepseek_jax.types import SHARED, Span
 
 B, T, H, C, K, R, U = 4, 32, 4, 6, 4, 2, 5
@@ -158,3 +158,20 @@ def test_what_goes_round_is_as_wide_as_the_cache():
   sent = re.findall(r"= \(?(\w+\[[\d,]*\]).* collective-permute(?:-start)?\(", text)
   tokens = f"{B},{T // 8}"
   assert set(sent) == {f"f32[{tokens},{C + R}]", f"s32[{tokens}]"}
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_mirrored_tokens_are_as_late_on_each_device_and_come_back(devices):
+  own = jax.devices()[:devices]
+  mesh = jax.make_mesh((devices,), ("context",), axis_types=(AxisType.Auto,), devices=own)
+  x_BT = jnp.arange(T)[None]
+
+  def over(fn):
+    return jax.shard_map(fn, mesh=mesh, in_specs=P(None, "context"), out_specs=P(None, "context"))
+
+  there = over(lambda x: mirrored(x, "context"))(x_BT)
+  assert sorted(np.ravel(there)) == list(range(T))
+  sums = np.asarray(there).reshape(devices, -1).sum(axis=1)
+  assert (sums == sums[0]).all()
+  back = over(lambda x: mirrored(x, "context", back=True))(there)
+  np.testing.assert_array_equal(back, x_BT)

@@ -225,6 +225,26 @@ def splits_tokens(mesh: Mesh | None, length: int) -> bool:
   return mesh is not None and mesh.shape["context"] > 1 and length % mesh.shape["context"] == 0
 
 
+def balanced(mesh: Mesh | None, tree: Any, back: bool = False) -> Any:
+  """Arrays [B, T, ...] so ordered that each device has early and late tokens; `back` undoes it.
+
+  So all have as many keys to look at (`ops.ring.mirrored`). Where the tokens of a row lie on one
+  device, or an odd number on each, the order stays.
+  """
+  x_BT = jax.tree.leaves(tree)[0]
+  if not splits_tokens(mesh, x_BT.shape[1]) or x_BT.shape[1] // mesh.shape["context"] % 2:
+    return tree
+  where = _tokens_spec(mesh, x_BT)
+  return jax.shard_map(
+    functools.partial(mirrored, axis="context", back=back),
+    mesh=mesh,
+    in_specs=where,
+    out_specs=where,
+    axis_names=set(TOKENS),
+    check_vma=False,
+  )(tree)
+
+
 def flat(mesh: Mesh | None, x_BT: jax.Array) -> jax.Array:
   """[B, T, ...] -> [N, ...], each token a row.
 
@@ -396,16 +416,8 @@ def sharded_ring(
     for name, x in (("q_BTHK", q_BTHK), ("k_KHK", k_up_CHK), ("v_KHU", v_up_CHU))
   )
   tokens = P(*q[:2])
-
-  def own(q_BTHK, kv_BTX, k_up_CHK, v_up_CHU, where):
-    if q_BTHK.shape[1] % 2:
-      return ring_attention(q_BTHK, kv_BTX, k_up_CHK, v_up_CHU, where, scale, block, "context")
-    q_BTHK, kv_BTX, where = mirrored((q_BTHK, kv_BTX, where), "context")
-    out = ring_attention(q_BTHK, kv_BTX, k_up_CHK, v_up_CHU, where, scale, block, "context")
-    return mirrored(out, "context", back=True)
-
   return jax.shard_map(
-    own,
+    functools.partial(ring_attention, scale=scale, block=block, axis="context"),
     mesh=mesh,
     in_specs=(q, tokens, k, v, tokens),
     out_specs=q,

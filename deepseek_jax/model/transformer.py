@@ -21,7 +21,7 @@ from deepseek_jax.model.layered import is_layered, unstack
 from deepseek_jax.model.layers import matrix, norm_scale, rms_norm
 from deepseek_jax.model.mtp import MTPModule
 from deepseek_jax.ops.rope import angles
-from deepseek_jax.sharding import constrain_rows
+from deepseek_jax.sharding import balanced, constrain_rows
 from deepseek_jax.types import Params, Routing, Span, Weights
 
 
@@ -83,6 +83,8 @@ class Transformer(nn.Module):
   def __call__(self, tokens_BT, span: Span, bias_LE, cache: DecodeCache | None) -> Output:
     """Runs the main model on the tokens, after those in the cache if there is one."""
     c = self.config
+    if cache is None:
+      tokens_BT, span = balanced(self.mesh, (tokens_BT, span))
     x_BTD, rotation = self._embed(tokens_BT), self._rotation(span)
     routing = no_routing(*tokens_BT.shape)
     if self.layered:
@@ -92,7 +94,16 @@ class Transformer(nn.Module):
     if c.expert_layers and not self.layered:
       bias_LE = bias_LE[: c.expert_layers]
       x_BTD, (routing, _) = self.moe(x_BTD, bias_LE, None, rotation, span, span, None)
-    return Output(rms_norm(x_BTD, self.norm_D, c.norm_eps), routing, cache)
+    hidden_BTD = rms_norm(x_BTD, self.norm_D, c.norm_eps)
+    if cache is None:
+      hidden_BTD, routing = self._in_order(hidden_BTD, routing)
+    return Output(hidden_BTD, routing, cache)
+
+  def _in_order(self, hidden_BTD, routing: Routing) -> tuple[jax.Array, Routing]:
+    """What comes of tokens in balanced order, in that of the text."""
+    experts_BTLA = jnp.moveaxis(routing.experts_LBTA, 0, 2)
+    hidden_BTD, experts_BTLA = balanced(self.mesh, (hidden_BTD, experts_BTLA), back=True)
+    return hidden_BTD, routing.replace(experts_LBTA=jnp.moveaxis(experts_BTLA, 2, 0))
 
   def _one_by_one(self, x_BTD, span: Span, bias_LE, cache: DecodeCache | None):
     """The layers without a scan, each with its own parameters and entry of the cache."""
@@ -122,18 +133,19 @@ class Transformer(nn.Module):
 
   def predict_further(self, hidden_BTD, tokens_BT, span: Span, bias_LE):
     """The MTP modules' hidden states [P, B, T, D], normed for the head, and their Routing."""
-    rotation = self._rotation(span)
     outs, reports = [], []
-    for depth, module in enumerate(self.mtp):
-      ahead_BT = jnp.pad(tokens_BT[:, depth + 1 :], ((0, 0), (0, depth + 1)))
+    ahead = [jnp.pad(tokens_BT[:, k:], ((0, 0), (0, k))) for k in range(1, len(self.mtp) + 1)]
+    hidden_BTD, span, ahead = balanced(self.mesh, (hidden_BTD, span, ahead))
+    rotation = self._rotation(span)
+    for depth, (module, ahead_BT) in enumerate(zip(self.mtp, ahead, strict=True)):
       bias = None if self.config.moe is None else bias_LE[self.config.expert_layers + depth]
       out = module(hidden_BTD, self._embed(ahead_BT), bias, rotation, span)
       hidden_BTD, normed, report, _ = out
+      report = no_routing(*tokens_BT.shape) if report is None else jax.tree.map(_row, report)
+      normed, report = self._in_order(normed, report)
       outs.append(normed)
       reports.append(report)
-    if self.config.moe is None:
-      return jnp.stack(outs), no_routing(*tokens_BT.shape)
-    return jnp.stack(outs), jax.tree.map(lambda *rows: jnp.stack(rows), *reports)
+    return jnp.stack(outs), jax.tree.map(lambda *rows: jnp.concatenate(rows), *reports)
 
   def draft(self, hidden_BTD, next_BT, span: Span, bias_LE, entry, keys: Span, index):
     """The first MTP module as a draftsman, with its own entry of the cache.
@@ -160,6 +172,11 @@ class Transformer(nn.Module):
     attention = self.config.attention
     dim = attention.rope_dim if isinstance(attention, MLAConfig) else attention.head_dim
     return angles(self.config.rope, dim, span.positions_BT)
+
+
+def _row(x: jax.Array) -> jax.Array:
+  """A layer's report as that of a stack of one."""
+  return x[None]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -8,7 +8,14 @@ import numpy as np
 import optax
 import pytest
 
-from deepseek_jax.config import ComputeConfig, GQAConfig, MLAConfig, ModelConfig, MoEConfig
+from deepseek_jax.config import (
+  ComputeConfig,
+  ConfigError,
+  GQAConfig,
+  MLAConfig,
+  ModelConfig,
+  MoEConfig,
+)
 from deepseek_jax.model.transformer import Transformer, init_weights
 from deepseek_jax.ops import blockwise
 from deepseek_jax.sharding import MeshConfig, init_sharded, make_mesh, shard_batch, state_shardings
@@ -75,6 +82,15 @@ def alone(beginnings):
   return {c: stepped(Transformer(c), beginnings[c], micro_batches()) for c in CONFIGS}
 
 
+def test_grouped_queries_and_rows_that_a_context_does_not_divide_are_refused(beginnings):
+  mesh = make_mesh(MeshConfig(data=2, context=4))
+  with pytest.raises(ConfigError, match=r"mesh.context splits the tokens of MLA, and this model"):
+    stepped(Transformer(DENSE, mesh=mesh), beginnings[DENSE], micro_batches())
+  odd = jax.tree.map(lambda x: x[..., :11], micro_batches())
+  with pytest.raises(ConfigError, match=r"rows have 11 tokens; .* by mesh.context, 4"):
+    shard_batch(mesh, odd)
+
+
 def assert_equal(found, expected, where: str):
   """Within 1e-5 of the norm of each array."""
   found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
@@ -95,7 +111,7 @@ def assert_equal(found, expected, where: str):
       id="data2-expert2-tensor2",
       marks=pytest.mark.slow,
     ),
-    pytest.param(MOE, MeshConfig(fsdp=2, context=4), id="fsdp2-context4"),  # an odd part of a row
+    pytest.param(MOE, MeshConfig(fsdp=2, context=4), id="fsdp2-context4"),  # an odd number on each
     pytest.param(MOE, MeshConfig(expert=2, context=2, tensor=2), id="expert2-context2-tensor2"),
     pytest.param(DENSE, MeshConfig(data=2, tensor=4), id="gqa-data2-tensor4"),
   ],

@@ -25,6 +25,7 @@ from deepseek_jax.sharding import TOKENS as TOKEN_AXES
 
 WEIGHTS, GRADIENTS, TOKENS = "weights", "gradients", "tokens"
 FEATURES, RING = "features", "ring"
+_SPAN = 8  # bytes that say where a token stands: its position and its segment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +120,8 @@ def _ring(workload: Workload, topology: Topology) -> Bytes:
     return Bytes()
   forward = {"full": 2, "dots": 1, "none": 1}[workload.compute.remat]
   numbers = config.attention.kv_latent + config.attention.rope_dim
-  whole = local_tokens(workload) * mesh.context * numbers  # of the tokens that share a ring
-  size = whole * ((forward + 1) * workload.item + 4) * (config.layers + config.mtp_depth)
+  each = (forward + 1) * (numbers * workload.item + _SPAN) + numbers * 4
+  tokens = local_tokens(workload) * mesh.context  # that share a ring
+  size = tokens * each * (config.layers + config.mtp_depth)
   # A hop more than a gather has: the last brings a device its own.
   return gather(mesh, topology, ("context",), size) * (mesh.context / (mesh.context - 1))

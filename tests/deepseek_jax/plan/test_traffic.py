@@ -2,8 +2,11 @@
 
 import dataclasses
 
+import jax
 import pytest
 
+from deepseek_jax.plan.collectives import collectives
+from deepseek_jax.plan.compiled import lower_step
 from deepseek_jax.plan.exchange import devices_per_token
 from deepseek_jax.plan.footprint import local_tokens
 from deepseek_jax.plan.placement import exchanges
@@ -80,3 +83,15 @@ def test_micro_batches_gather_the_weights_anew():
   once = traffic(DENSE, topology("v5e-16"))
   twice = traffic(dataclasses.replace(DENSE, micro_batches=2), topology("v5e-16"))
   assert twice["weights"].link == 2 * once["weights"].link
+
+
+def test_the_ring_sends_what_the_compiled_step_does():
+  model = dataclasses.replace(MINI.model, moe=None, mtp_depth=0)
+  compute = dataclasses.replace(MINI.compute, dtype="float32", attention_block=16)
+  mesh = MeshConfig(data=2, context=4)
+  work = dataclasses.replace(MINI, model=model, mesh=mesh, compute=compute, rows=2, length=64)
+  text = lower_step(work, jax.devices(), "cpu").compile().as_text()
+  found = [one for one in collectives(text, 8) if one.kind == "collective-permute"]
+  found = [one for one in found if one.times > 1]  # and not what puts tokens into balanced order
+  planned = traffic(work, topology("v5e-8"))["ring"].link
+  assert sum(one.sent for one in found) == pytest.approx(planned, rel=0.05)

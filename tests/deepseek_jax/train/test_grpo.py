@@ -284,13 +284,14 @@ def test_mismatch_counts_tokens_whose_experts_differ(step, scorer, weights):
   np.testing.assert_allclose(metrics["experts_differ"], 1 / metrics["tokens"], rtol=1e-5)
 
 
-def test_gradients_over_devices_are_those_of_one(step, scorer, weights):
+@pytest.mark.parametrize("sizes", [MeshConfig(expert=2, tensor=2), MeshConfig(fsdp=2, context=2)])
+def test_gradients_over_devices_are_those_of_one(step, scorer, weights, sizes):
   items = sequences()
   rollout = scored(place(PACKED, items), weights, scorer, 0.05)
   settings = knobs(mtp_weight=0.5, ratio_level=RatioLevel.SEQUENCE_MEAN, kl_k3=0.1)
   want, want_metrics = gradient(step, weights, rollout, settings)
 
-  mesh = make_mesh(MeshConfig(expert=2, tensor=2), jax.devices()[:4])
+  mesh = make_mesh(sizes, jax.devices()[:4])
   split = MODEL.clone(mesh=mesh)
   state = jax.device_put(fresh(weights), state_shardings(mesh, fresh(weights)))
   split_step = grpo.make_step(split, TX, grpo.GRPOConfig(loss_chunk=8))

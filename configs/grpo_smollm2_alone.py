@@ -9,7 +9,11 @@ Command: python -m experiments.grpo --config=configs/grpo_smollm2_alone.py --pre
          python -m experiments.grpo --config=configs/grpo_smollm2_alone.py --config.init=MODEL
          --config.task=chosen:runs/chosen_alone.jsonl --workdir=runs/smollm2_alone
          with SmolLM2-135M-Instruct.Q4_1.gguf for MODEL
-Result: not run.
+Result: it finds no tags: 0 of 1024 samples before, 0 of 512 after, so strictly it gains nothing. By
+  the last number said, of 64 held-out questions at T = 1 .105 [.074, .148] before and .391 [.284,
+  .509] after; pass@8 .438 and .453: it sharpens what was there. 17 minutes, 28 chosen problems, 22
+  of them comparisons, and of these it learns to please the reward: "12 is larger than 71." ends in
+  the larger number, and is false. `said` reads no more than the last number.
 """
 
 from ml_collections import ConfigDict

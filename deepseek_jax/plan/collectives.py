@@ -1,8 +1,8 @@
 """What a compiled program sends between devices: its collectives, how often each runs, its bytes.
 
 Read from the text of an optimised HLO module. A collective in the body of a loop runs as often as
-the compiler says that the loop does (`known_trip_count`), times what is around the loop; where it
-does not say, as in a loop that ends by what it finds, once.
+the loop does: by what the compiler says (`known_trip_count`), or by the number below which a
+counter from 0 is to stay. A loop that ends by what it finds counts as one turn.
 """
 
 import collections
@@ -31,6 +31,9 @@ _CALLS = re.compile(
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TIMES = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
+_CONSTANT = re.compile(r"%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
+_BELOW = re.compile(r"^\s*ROOT .* compare\([^,]*, (?:s32\[\]\S* )?%?([\w.\-]+)\), direction=LT")
 _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\dm\d\w*)?)\[([\d,]*)\]")
 _GROUPS = re.compile(r"replica_groups=(?:\[(\d+),(\d+)\]|\{\{([\d,]*)\})")
 
@@ -86,11 +89,12 @@ def _lines(text: str) -> Iterator[tuple[str, str]]:
 
 def _times(text: str) -> Callable[[str], int]:
   """How often a computation runs, by name."""
-  callers = collections.defaultdict(list)
+  callers, bounds = collections.defaultdict(list), _bounds(text)
   for name, line in _lines(text):
-    loop = _TIMES.search(line)
+    loop, condition = _TIMES.search(line), _CONDITION.search(line)
+    count = int(loop[1]) if loop else bounds.get(condition[1], 1) if condition else 1
     for called in _CALLS.findall(line):
-      callers[called].append((name, int(loop[1]) if loop else 1))
+      callers[called].append((name, count))
     for branches in _BRANCHES.findall(line):
       for called in branches.split(","):
         callers[called.strip(" %")].append((name, 1))
@@ -100,6 +104,18 @@ def _times(text: str) -> Callable[[str], int]:
     return 1 if name == "ENTRY" else sum(n * times(caller) for caller, n in callers[name])
 
   return times
+
+
+def _bounds(text: str) -> dict[str, int]:
+  """The n of each computation that says whether a counter is still below n, by name."""
+  constants: dict[tuple[str, str], int] = {}
+  found: dict[str, int] = {}
+  for name, line in _lines(text):
+    if constant := _CONSTANT.search(line):
+      constants[name, constant[1]] = int(constant[2])
+    elif (below := _BELOW.search(line)) and (name, below[1]) in constants:
+      found[name] = constants[name, below[1]]
+  return found
 
 
 def _bytes(kind: str, sides: str) -> int:

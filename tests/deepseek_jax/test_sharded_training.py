@@ -155,3 +155,30 @@ def test_attention_in_blocks_on_a_mesh_is_that_of_one_device(beginnings, alone, 
   expected, expected_metrics = alone[MOE]
   assert_equal(metrics["loss"], expected_metrics["loss"], "loss")
   jax.tree.map(lambda x, y: assert_equal(x, y, "gradient"), state.opt_state, expected.opt_state)
+
+
+@pytest.mark.slow
+def test_a_row_of_32768_tokens_round_a_ring_is_that_of_one_device():
+  """Three documents; the first is longer than four devices hold."""
+  length = 32_768
+  config = dataclasses.replace(MOE, max_context=length)
+  rng = np.random.default_rng(2)
+  starts = np.array([0, 17_000, 30_001])
+  segment = np.searchsorted(starts, np.arange(length), side="right")
+  where = np.arange(length) - starts[segment - 1], segment
+  tokens = rng.integers(0, MOE.vocab, length)
+  arrays = [x.astype(np.int32).reshape(1, 1, length) for x in (tokens, *where)]
+  batch = Batch(*arrays, np.ones((1, 1, length), np.float32))
+  beginning = jax.device_get(
+    jax.jit(create, static_argnums=0)(Transformer(config), jax.random.key(0))
+  )
+  mesh = make_mesh(MeshConfig(context=8))
+  (state, metrics), (wanted, wanted_metrics) = (
+    stepped(Transformer(config, mesh=m), beginning, batch) for m in (mesh, None)
+  )
+  for name, value in wanted_metrics.items():
+    assert_equal(metrics[name], value, name)
+  for (path, found), value in zip(
+    jax.tree_util.tree_leaves_with_path(state.opt_state), jax.tree.leaves(wanted.opt_state)
+  ):
+    assert_equal(found, value, jax.tree_util.keystr(path))

@@ -232,7 +232,9 @@ def balanced(mesh: Mesh | None, tree: Any, back: bool = False) -> Any:
   device, or an odd number on each, the order stays.
   """
   x_BT = jax.tree.leaves(tree)[0]
-  if not splits_tokens(mesh, x_BT.shape[1]) or x_BT.shape[1] // mesh.shape["context"] % 2:
+  if mesh is None or not splits_tokens(mesh, x_BT.shape[1]):
+    return tree
+  if x_BT.shape[1] // mesh.shape["context"] % 2:
     return tree
   where = _tokens_spec(mesh, x_BT)
   return jax.shard_map(

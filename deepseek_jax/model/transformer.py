@@ -103,7 +103,8 @@ class Transformer(nn.Module):
     """What comes of tokens in balanced order, in that of the text."""
     experts_BTLA = jnp.moveaxis(routing.experts_LBTA, 0, 2)
     hidden_BTD, experts_BTLA = balanced(self.mesh, (hidden_BTD, experts_BTLA), back=True)
-    return hidden_BTD, routing.replace(experts_LBTA=jnp.moveaxis(experts_BTLA, 2, 0))
+    experts_LBTA = jnp.moveaxis(experts_BTLA, 2, 0)
+    return hidden_BTD, Routing(routing.load_LE, routing.balance_L, experts_LBTA)
 
   def _one_by_one(self, x_BTD, span: Span, bias_LE, cache: DecodeCache | None):
     """The layers without a scan, each with its own parameters and entry of the cache."""

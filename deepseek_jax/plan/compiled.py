@@ -5,7 +5,6 @@ memory of a device: arguments, which are the state and the batch, and temporarie
 collectives are in the program.
 """
 
-import collections
 import dataclasses
 import importlib.util
 import os
@@ -19,6 +18,7 @@ from jax.experimental import topologies
 
 from deepseek_jax.config import ConfigError, require
 from deepseek_jax.model.transformer import Transformer
+from deepseek_jax.plan.collectives import Collective, collectives
 from deepseek_jax.plan.estimate import check_mesh
 from deepseek_jax.plan.topology import Topology
 from deepseek_jax.plan.workload import Workload
@@ -34,10 +34,6 @@ _ENVIRONMENT = {  # of a process that has no TPU and asks nobody about one
   "TPU_ACCELERATOR_TYPE": "v5p-8",
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-_COLLECTIVE = re.compile(
-  r"\b(all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute)"
-  r"(?:-start)?\("
-)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -49,7 +45,7 @@ class Compiled:
   temporaries: float  # bytes
   fits: bool
   seconds: float  # to lower and compile
-  collectives: dict[str, int]
+  collectives: tuple[Collective, ...]
 
 
 def compile_step(workload: Workload, topology: Topology) -> Compiled:
@@ -77,15 +73,14 @@ def compile_step(workload: Workload, topology: Topology) -> Compiled:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
     arguments, temporaries = _told(str(error))
-    return Compiled(arguments, temporaries, False, time.monotonic() - start, {})
+    return Compiled(arguments, temporaries, False, time.monotonic() - start, ())
   memory = program.memory_analysis()
-  found = collections.Counter(_COLLECTIVE.findall(program.as_text()))
   return Compiled(
     arguments=float(memory.argument_size_in_bytes),
     temporaries=float(memory.temp_size_in_bytes),
     fits=True,
     seconds=time.monotonic() - start,
-    collectives=dict(found),
+    collectives=tuple(collectives(program.as_text(), topology.devices)),
   )
 
 

@@ -1,8 +1,10 @@
 """A plan as rows of named values, which a terminal and a page show alike."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from deepseek_jax.config import ModelConfig
+from deepseek_jax.plan.collectives import Collective
 from deepseek_jax.plan.compiled import Compiled
 from deepseek_jax.plan.estimate import Plan, told
 from deepseek_jax.plan.flops import active_parameters, flops_by_part, parameters
@@ -209,13 +211,23 @@ def compiled_table(plan: Plan, found: Compiled) -> Table:
   ):
     sizes = readable(int(planned)), readable(int(compiled))
     rows.append((name, *sizes, f"{planned / compiled:.2f}"))
-  told_ = ", ".join(f"{count} {name}" for name, count in sorted(found.collectives.items()))
+  told_ = ", ".join(_by_kind(found.collectives))
   verdict = "it fits" if found.fits else "it does NOT fit"
   return Table(
     f"Compiled in {seconds(found.seconds)}: {verdict}; {told_ or 'no collectives'}",
     ("memory of a device", "planned", "compiled", "ratio"),
     tuple(rows),
   )
+
+
+def _by_kind(found: Sequence[Collective]) -> list[str]:
+  """How many collectives of a kind are in a program, and what a device sends by them in a step."""
+  kinds = sorted({one.kind for one in found})
+  own = {kind: [one for one in found if one.kind == kind] for kind in kinds}
+  return [
+    f"{len(some)} {kind} ({readable(int(sum(one.sent for one in some)))})"
+    for kind, some in own.items()
+  ]
 
 
 def published_table(derivation: Derivation) -> Table:

@@ -128,12 +128,16 @@ def share(values_P: np.ndarray) -> Estimate:
 def paired_difference(after_P: np.ndarray, before_P: np.ndarray) -> Estimate:
   """The mean of `after - before` over the same problems, with Student's interval.
 
-  A gain is claimed where the interval excludes zero. Raises ValueError for unequal lengths.
+  A gain is claimed where the interval excludes zero. That of shares stays in [-1, 1]. Raises
+  ValueError for unequal lengths.
   """
   after_P, before_P = np.asarray(after_P, float), np.asarray(before_P, float)
   if after_P.shape != before_P.shape or after_P.ndim != 1:
     raise ValueError("A paired difference needs the same problems on both sides.")
-  return mean(after_P - before_P)
+  value, low, high = mean(after_P - before_P)
+  if all(((x_P >= 0) & (x_P <= 1)).all() for x_P in (after_P, before_P)):
+    low, high = max(-1.0, low), min(1.0, high)
+  return Estimate(value, low, high)
 
 
 def _reach(values_P: np.ndarray) -> float:

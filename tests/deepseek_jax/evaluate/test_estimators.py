@@ -124,6 +124,13 @@ def test_a_paired_difference_is_sharper_than_the_difference_of_means():
   assert reverse.value == -found.value and reverse.high == -found.low
 
 
+def test_the_interval_of_a_difference_of_shares_is_one_of_shares():
+  after, before = np.array([1.0, 1, 1, 0.2]), np.zeros(4)
+  found = estimators.paired_difference(after, before)
+  assert found.high == 1.0 and found.value == pytest.approx(0.8)
+  assert estimators.paired_difference(10 * after, before).high > 10  # others are not bounded
+
+
 def test_a_paired_difference_needs_the_same_problems():
   with pytest.raises(ValueError, match="same problems"):
     estimators.paired_difference(np.zeros(3), np.zeros(4))

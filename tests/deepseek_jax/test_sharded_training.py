@@ -82,6 +82,26 @@ def alone(beginnings):
   return {c: stepped(Transformer(c), beginnings[c], micro_batches()) for c in CONFIGS}
 
 
+@pytest.mark.parametrize(
+  "sizes", [MeshConfig(data=2, fsdp=2, expert=2), MeshConfig(expert=2, context=2, tensor=2)]
+)
+def test_the_routers_bias_is_that_of_one_device_after_twenty_steps(sizes, beginnings):
+  knobs = dataclasses.replace(KNOBS, learning_rate=1e-3)
+  found = []
+  for mesh in (make_mesh(sizes), None):
+    state = beginnings[MOE]
+    if mesh is not None:
+      state = jax.device_put(state, state_shardings(mesh, state))
+    step = make_step(Transformer(MOE, mesh=mesh), KEEP_GRADIENTS)
+    batch = shard_batch(mesh, micro_batches())
+    for _ in range(20):
+      state, _ = step(state, batch, knobs)
+    found.append(np.asarray(state.weights.router_bias_LE))
+  np.testing.assert_array_equal(*found)
+  steps = np.round(found[0] / KNOBS.bias_speed)
+  assert np.abs(steps).max() > 3  # more than one step apart from where it began
+
+
 def test_grouped_queries_and_rows_that_a_context_does_not_divide_are_refused(beginnings):
   mesh = make_mesh(MeshConfig(data=2, context=4))
   with pytest.raises(ConfigError, match=r"mesh.context splits the tokens of MLA, and this model"):

@@ -189,7 +189,9 @@ def test_bad_params_are_refused(fields):
     SamplingParams(**fields)
 
 
-@pytest.mark.parametrize("mesh", [MeshConfig(data=4), MeshConfig(data=2, expert=2)])
+@pytest.mark.parametrize(
+  "mesh", [MeshConfig(data=4), MeshConfig(data=2, expert=2), MeshConfig(expert=2, context=2)]
+)
 def test_rows_split_over_devices_give_the_same_samples(mesh):
   model, weights = random_weights(V3)
   params = dataclasses.replace(PARAMS, stop=(3, 17))

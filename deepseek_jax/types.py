@@ -1,7 +1,7 @@
 """Shared array containers, and the legend of axis letters.
 
 Every array name ends in its axes, `x_BTD`; so does every parameter, `gate_EDF`, which is also what
-`sharding.py` reads to place it on a mesh. An upper-case letter is an axis:
+`sharding` reads to place it on a mesh. An upper-case letter is an axis:
 
   B batch             T query position       S key (cache) position   N tokens, B * T
   D model width       W 2 * D (MTP input)    F feed-forward width     V vocabulary

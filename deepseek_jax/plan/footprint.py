@@ -1,6 +1,6 @@
 """Bytes on each device while a step is computed, by kind.
 
-What a run keeps is counted from the arrays' own shapes where `sharding.py` puts them. What a step
+What a run keeps is counted from the arrays' own shapes where `sharding` puts them. What a step
 holds besides is an estimate of what a compiler cannot avoid:
 
   gradients     float32, as the parameters; with several micro-batches the sum and one more

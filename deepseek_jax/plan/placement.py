@@ -1,4 +1,4 @@
-"""Where a model's arrays lie on a mesh that need not exist: what `sharding.py` says, in bytes."""
+"""Where a model's arrays lie on a mesh that need not exist: what `sharding` says, in bytes."""
 
 import dataclasses
 import math

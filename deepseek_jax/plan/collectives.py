@@ -37,6 +37,10 @@ _BELOW = re.compile(r"^\s*ROOT .* compare\([^,]*, (?:s32\[\]\S* )?%?([\w.\-]+)\)
 _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\dm\d\w*)?)\[([\d,]*)\]")
 _GROUPS = re.compile(r"replica_groups=(?:\[(\d+),(\d+)\]|\{\{([\d,]*)\})")
 
+_MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}")
+_MESH_AXIS = re.compile(r"'([^']+)'=(\d+)")
+_MESH_PART = re.compile(r"'([^']+)'(?::\(\d+\)(\d+))?")
+
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
@@ -123,6 +127,12 @@ def _bytes(kind: str, sides: str) -> int:
 
 
 def _group(line: str, devices: int) -> int:
+  """How many devices take part together, in whichever of its forms the compiler says it."""
+  if mesh := _MESH_GROUPS.search(line):
+    sizes = {name: int(size) for name, size in _MESH_AXIS.findall(mesh[1])}
+    # Of an axis, or of a part of it, whose size then stands beside it.
+    parts = _MESH_PART.findall(mesh[2])
+    return math.prod(int(part) if part else sizes[name] for name, part in parts)
   groups = _GROUPS.search(line)
   if groups is None:
     return devices

@@ -79,3 +79,20 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 """
   (one,) = collectives(text, 4)
   assert (one.kind, one.size, one.group, one.times) == ("all-reduce", 72, 2, 58)
+
+
+@pytest.mark.parametrize(
+  ("groups", "size"),
+  [
+    ("{{0,1},{2,3}}", 2),
+    ("[2,4]<=[8]", 4),
+    ("[4,2]<=[2,4]T(1,0)", 2),
+    ("mesh['data'=1,'fsdp'=4,'tensor'=2] {'fsdp'}", 4),
+    ("mesh['fsdp'=4,'tensor'=2] {'fsdp','tensor'}", 8),
+    ("mesh['fsdp'=4,'tensor'=2] {'fsdp':(2)2,'tensor'}", 4),
+  ],
+)
+def test_the_devices_of_a_group(groups, size):
+  line = f"  %x = f32[8]{{0}} all-reduce(%y), channel_id=1, replica_groups={groups}, to_apply=%add"
+  (one,) = collectives(f"ENTRY %main (y: f32[8]) -> f32[8] {{\n{line}\n}}\n", 8)
+  assert one.group == size

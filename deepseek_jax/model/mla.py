@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from deepseek_jax.config import MLAConfig, RopeConfig
+from deepseek_jax.config import MLAConfig, RopeConfig, require
 from deepseek_jax.model.cache import write
 from deepseek_jax.model.layers import matrix, norm_scale, rms_norm
 from deepseek_jax.ops.attention import attend
@@ -71,9 +71,15 @@ class MLA(nn.Module):
       out_BTHU = jnp.einsum("bthc,hcu->bthu", mixed_BTHC, v_up_HCU)
     elif cache is None and splits_tokens(self.mesh, x_BTD.shape[1]):
       assert self.mesh is not None
+      require(
+        self.precision.plain,
+        f"compute.precision is {self.precision.name}, but with mesh.context above 1 attention's "
+        "up-projections are multiplied in the compute dtype; make one of them plain or 1.",
+      )
       q = jnp.concatenate([q_nope_BTHK, q_rope_BTHR], axis=-1)
       kv_BSX = jnp.concatenate([latent_BSC, rope_BSR], axis=-1)
-      ups = k_up.astype(x_BTD.dtype), v_up.astype(x_BTD.dtype)
+      ups = (w.merged() if isinstance(w, LowRank) else w for w in (k_up, v_up))
+      ups = (w.astype(x_BTD.dtype) for w in ups)
       out_BTHU = sharded_ring(self.mesh, q, kv_BSX, *ups, queries, scale, self.block)
     else:
       q = jnp.concatenate([q_nope_BTHK, q_rope_BTHR], axis=-1)

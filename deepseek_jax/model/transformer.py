@@ -83,7 +83,8 @@ class Transformer(nn.Module):
   def __call__(self, tokens_BT, span: Span, bias_LE, cache: DecodeCache | None) -> Output:
     """Runs the main model on the tokens, after those in the cache if there is one."""
     c = self.config
-    if cache is None:
+    reordered = cache is None and not self.absorbed  # only the ring takes tokens in any order
+    if reordered:
       tokens_BT, span = balanced(self.mesh, (tokens_BT, span))
     x_BTD, rotation = self._embed(tokens_BT), self._rotation(span)
     routing = no_routing(*tokens_BT.shape)
@@ -95,7 +96,7 @@ class Transformer(nn.Module):
       bias_LE = bias_LE[: c.expert_layers]
       x_BTD, (routing, _) = self.moe(x_BTD, bias_LE, None, rotation, span, span, None)
     hidden_BTD = rms_norm(x_BTD, self.norm_D, c.norm_eps)
-    if cache is None:
+    if reordered:
       hidden_BTD, routing = self._in_order(hidden_BTD, routing)
     return Output(hidden_BTD, routing, cache)
 

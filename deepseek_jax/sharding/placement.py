@@ -17,8 +17,8 @@ from deepseek_jax.hosts import arrays, group
 from deepseek_jax.sharding.mesh import ROWS, ROWS_TOLD, SPLIT, TOKENS, MeshConfig, make_mesh
 
 # Axis letter of an array's name -> mesh axis; letters not listed stay whole. Where two letters of
-# one array name the same mesh axis the first has it: gate_EDF is split by `expert` on E and so only
-# by `fsdp` on D, q_down_DQ on D and not on Q.
+# one array name the same mesh axis the first has it: gate_EDF is split by `expert` on E and so not
+# on D, q_down_DQ on D and not on Q, unless Q gives whole tiles where D does not (`placement`).
 MESH_AXIS: dict[str, str | tuple[str, ...]] = {
   "B": ROWS,
   "N": TOKENS,

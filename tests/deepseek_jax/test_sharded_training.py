@@ -16,7 +16,8 @@ from deepseek_jax.config import (
   ModelConfig,
   MoEConfig,
 )
-from deepseek_jax.model.transformer import Transformer, init_weights
+from deepseek_jax.model.adapters import LoRAConfig, adapt, draw_adapters
+from deepseek_jax.model.transformer import Transformer, forward, init_weights
 from deepseek_jax.ops import blockwise
 from deepseek_jax.sharding import MeshConfig, init_sharded, make_mesh, shard_batch, state_shardings
 from deepseek_jax.train.pretrain import PretrainKnobs, make_step
@@ -106,6 +107,9 @@ def test_grouped_queries_and_rows_that_a_context_does_not_divide_are_refused(beg
   mesh = make_mesh(MeshConfig(data=2, context=4))
   with pytest.raises(ConfigError, match=r"mesh.context splits the tokens of MLA, and this model"):
     stepped(Transformer(DENSE, mesh=mesh), beginnings[DENSE], micro_batches())
+  fp8 = Transformer(MOE, ComputeConfig(precision="fp8"), mesh)
+  with pytest.raises(ConfigError, match=r"compute.precision is fp8, but with mesh.context above 1"):
+    stepped(fp8, beginnings[MOE], micro_batches())
   odd = jax.tree.map(lambda x: x[..., :11], micro_batches())
   with pytest.raises(ConfigError, match=r"rows have 11 tokens; .* by mesh.context, 4"):
     shard_batch(mesh, odd)
@@ -175,6 +179,24 @@ def test_attention_in_blocks_on_a_mesh_is_that_of_one_device(beginnings, alone, 
   expected, expected_metrics = alone[MOE]
   assert_equal(metrics["loss"], expected_metrics["loss"], "loss")
   jax.tree.map(lambda x, y: assert_equal(x, y, "gradient"), state.opt_state, expected.opt_state)
+
+
+def test_absorbed_and_with_adapters_the_ring_gives_the_hidden_states_of_one_device(beginnings):
+  """Absorbed attention goes round no ring, and wants its tokens in the order of the text."""
+  weights, batch = beginnings[MOE].weights, jax.tree.map(lambda x: x[0], micro_batches())
+  tokens = [np.tile(x, 2)[:, :16] for x in (batch.tokens_BT, batch.positions_BT, batch.segments_BT)]
+  tokens[1], tokens[2] = np.broadcast_to(np.arange(16), (8, 16)), np.ones((8, 16), np.int32)
+  lora = LoRAConfig(rank=2, alpha=4.0)
+  adapters = draw_adapters(weights, lora, jax.random.key(1))
+  adapters = jax.tree.map(lambda x: x + 0.1, adapters)  # which begin at zero
+  adapted = adapt(weights, adapters, lora.scale)
+  compute = ComputeConfig(attention_block=4)
+  for held, absorbed in ((weights, True), (adapted, False)):
+    hidden = []
+    for mesh in (make_mesh(MeshConfig(fsdp=2, context=4)), None):
+      run = jax.jit(functools.partial(forward, Transformer(MOE, compute, mesh), absorbed=absorbed))
+      hidden.append(run(held, *tokens).hidden_BTD)
+    assert_equal(*hidden, f"absorbed {absorbed}")
 
 
 @pytest.mark.slow

@@ -78,9 +78,10 @@ class MLA(nn.Module):
       )
       q = jnp.concatenate([q_nope_BTHK, q_rope_BTHR], axis=-1)
       kv_BSX = jnp.concatenate([latent_BSC, rope_BSR], axis=-1)
-      ups = (w.merged() if isinstance(w, LowRank) else w for w in (k_up, v_up))
-      ups = (w.astype(x_BTD.dtype) for w in ups)
-      out_BTHU = sharded_ring(self.mesh, q, kv_BSX, *ups, queries, scale, self.block)
+      k_up_CHK, v_up_CHU = (
+        (w.merged() if isinstance(w, LowRank) else w).astype(x_BTD.dtype) for w in (k_up, v_up)
+      )
+      out_BTHU = sharded_ring(self.mesh, q, kv_BSX, k_up_CHK, v_up_CHU, queries, scale, self.block)
     else:
       q = jnp.concatenate([q_nope_BTHK, q_rope_BTHR], axis=-1)
       k_nope = to_heads(latent_BSC, k_up, self.precision)

@@ -1,7 +1,5 @@
 """SwiGLU, and what of it is kept for the backward pass."""
 
-import functools
-
 import jax
 
 from deepseek_jax.ops import fp8_products
@@ -41,15 +39,17 @@ def down(
   return _down(precision.rounding, g_NF, u_NF, w_FD)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _down(r: Rounding, g_NF: jax.Array, u_NF: jax.Array, w_FD: jax.Array) -> jax.Array:
+def _rounded(r: Rounding, g_NF: jax.Array, u_NF: jax.Array, w_FD: jax.Array) -> jax.Array:
   return (r.rows(jax.nn.silu(g_NF) * u_NF) @ r.weights(w_FD)).astype(g_NF.dtype)
+
+
+_down = jax.custom_vjp(_rounded, nondiff_argnums=(0,))
 
 
 def _forward(
   r: Rounding, g_NF: jax.Array, u_NF: jax.Array, w_FD: jax.Array
 ) -> tuple[jax.Array, tuple]:
-  return _down(r, g_NF, u_NF, w_FD), (r.keep(g_NF), r.keep(u_NF), w_FD)
+  return _rounded(r, g_NF, u_NF, w_FD), (r.keep(g_NF), r.keep(u_NF), w_FD)
 
 
 def _backward(r: Rounding, saved: tuple, d_ND: jax.Array) -> tuple:

@@ -1,6 +1,5 @@
 """Matrix products whose weight gradient transposes the narrower of its two operands."""
 
-import functools
 from typing import Any
 
 import jax
@@ -37,13 +36,16 @@ def low_rank_change(x_NI: jax.Array, w: LowRank) -> jax.Array:
   return w.scale * linear(linear(x_NI, w.a_IY), w.b_YO)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(r: Rounding, x_ND: jax.Array, w_DF: jax.Array) -> jax.Array:
+def _rounded(r: Rounding, x_ND: jax.Array, w_DF: jax.Array) -> jax.Array:
   return (r.rows(x_ND) @ r.weights(w_DF)).astype(x_ND.dtype)
 
 
+_product = jax.custom_vjp(_rounded, nondiff_argnums=(0,))
+
+
 def _forward(r: Rounding, x_ND: jax.Array, w_DF: jax.Array) -> tuple[jax.Array, tuple]:
-  return _product(r, x_ND, w_DF), (r.keep(x_ND), w_DF)
+  # Not `_product`, inside which a rematerialisation policy would see no product to keep.
+  return _rounded(r, x_ND, w_DF), (r.keep(x_ND), w_DF)
 
 
 def _backward(r: Rounding, saved: tuple[Any, jax.Array], d_ND: jax.Array) -> tuple:

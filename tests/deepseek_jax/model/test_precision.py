@@ -13,6 +13,7 @@ from deepseek_jax.model.cache import init_cache
 from deepseek_jax.model.transformer import forward, init_weights, mtp_hidden
 from deepseek_jax.ops.oriented import Oriented
 from deepseek_jax.ops.precision import ROUNDINGS
+from tests.traced import named
 
 B, T = 2, 5
 TOKENS = np.arange(B * T, dtype=np.int32).reshape(B, T)
@@ -166,22 +167,6 @@ def test_absorbed_decoding_by_kernels_is_the_same(mini, run):
   np.testing.assert_allclose(steps("xla"), steps("off"), atol=1e-5)
 
 
-def pallas_calls(jaxpr) -> int:
-  """How many there are, those of a function that is called twice counted twice."""
-  count = 0
-  for eqn in jaxpr.eqns:
-    if eqn.primitive.name == "pallas_call":
-      count += 1
-    else:
-      held = jax.tree.leaves(list(eqn.params.values()), is_leaf=_holds_equations)
-      count += sum(pallas_calls(getattr(x, "jaxpr", x)) for x in held if _holds_equations(x))
-  return count
-
-
-def _holds_equations(value) -> bool:
-  return hasattr(getattr(value, "jaxpr", value), "eqns")
-
-
 def test_the_kernels_are_in_the_program(mini):
   """As many as there are: routing in two layers, absorbed attention in three; products in FP8."""
 
@@ -190,7 +175,7 @@ def test_the_kernels_are_in_the_program(mini):
     attention = dataclasses.replace(model.config.attention, kv_latent=128, rope_dim=16)
     model = model.clone(config=dataclasses.replace(model.config, attention=attention))
     weights = jax.eval_shape(functools.partial(init_weights, model), jax.random.key(0))
-    return pallas_calls(jax.make_jaxpr(functools.partial(step, model))(weights).jaxpr)
+    return len(named("pallas_call", functools.partial(step, model), weights))
 
   def decode(model, weights):
     last = [a[:, :1] for a in (TOKENS, *SPAN)]

@@ -9,6 +9,7 @@ import pytest
 
 from deepseek_jax.ops.attention import attend, blockwise, causal, naive, single, whole
 from deepseek_jax.types import SHARED, Span
+from tests import traced
 
 B, T, H, G, K, U = 2, 13, 4, 2, 6, 5
 SCALE = 0.4
@@ -199,7 +200,7 @@ def test_bfloat16_stays_bfloat16_and_near(fn, block):
     np.testing.assert_allclose(x.astype(np.float32), y, atol=0.1)
 
 
-def biggest_array(fn, length, *options):
+def biggest(fn, length, *options):
   """The largest array that a forward and backward pass over `length` tokens makes."""
   shapes = [jax.ShapeDtypeStruct((1, length, 2, 4), jnp.float32)] * 3
   where = Span(*[jax.ShapeDtypeStruct((1, length), jnp.int32)] * 2)
@@ -207,30 +208,18 @@ def biggest_array(fn, length, *options):
   def loss(q, k, v, where):
     return fn(q, k, v, where, where, SCALE, *options).sum()
 
-  jaxpr = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1, 2)))(*shapes, where).jaxpr
-  sizes, todo = [], [jaxpr]
-  while todo:
-    for eqn in todo.pop().eqns:
-      sizes += [v.aval.size for v in eqn.outvars]
-      for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=_holds_equations):
-        if _holds_equations(value):
-          todo.append(getattr(value, "jaxpr", value))
-  return max(sizes)
-
-
-def _holds_equations(value):
-  return hasattr(getattr(value, "jaxpr", value), "eqns")
+  return traced.biggest_array(jax.grad(loss, argnums=(0, 1, 2)), *shapes, where)
 
 
 def test_blockwise_never_holds_all_scores():
   length, block = 512, 32
-  assert biggest_array(naive, length) >= 2 * length * length
-  assert biggest_array(blockwise, length, block) == 2 * length * 4  # of an operand
+  assert biggest(naive, length) >= 2 * length * length
+  assert biggest(blockwise, length, block) == 2 * length * 4  # of an operand
 
 
 def test_attend_cuts_the_keys_and_turns_blockwise_above_the_block():
-  assert biggest_array(attend, 256, 256) == 2 * 64 * 256
-  assert biggest_array(attend, 256, 16) <= 2 * 256 * 16
+  assert biggest(attend, 256, 256) == 2 * 64 * 256
+  assert biggest(attend, 256, 16) <= 2 * 256 * 16
 
 
 def test_causal_keeps_its_operands_once():

@@ -13,6 +13,7 @@ from deepseek_jax.plan.collectives import collectives
 from deepseek_jax.sharding import ROWS, SPLIT, MeshConfig, make_mesh
 from deepseek_jax.train import losses
 from deepseek_jax.types import Batch
+from tests.traced import biggest_array
 
 
 def arrays(rows, width=8, vocab=23, seed=0):
@@ -142,20 +143,6 @@ def test_logprobs_without_entropy_are_the_same():
   logprob_N, entropy_N = losses.token_logprobs(hidden_ND, head_DV, targets_N, chunk=4)
   assert entropy_N is None
   np.testing.assert_allclose(logprob_N, naive(hidden_ND, head_DV, targets_N)[0], rtol=1e-5)
-
-
-def biggest_array(fn, *args):
-  """Elements of the largest array anywhere in the traced computation."""
-
-  def walk(jaxpr):
-    for eqn in jaxpr.eqns:
-      yield from (v.aval.size for v in eqn.outvars if hasattr(v.aval, "size"))
-      for value in eqn.params.values():
-        inner = getattr(value, "jaxpr", value)
-        if hasattr(inner, "eqns"):
-          yield from walk(inner)
-
-  return max(walk(jax.make_jaxpr(fn)(*args).jaxpr))
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -18,7 +18,8 @@ from tests import killing
 from tests.dying import PARTS
 
 MODULE, CONFIG = "experiments.r1", "--config=tests/r1_killed.py"
-SECONDS = {"rollout": 0.3, "reward": 0.05, "update": 0.3, "save": 0.1, "worker": 0.0}
+SECONDS = {"rollout": 0.3, "reward": 0.05, "update": 0.3, "save": 0.1}
+CALLS = {"rollout": 7, "reward": 10, "update": 7, "save": 12}  # at most, so that ten kills reach far
 
 
 def undisturbed(workdir: Path) -> str:
@@ -34,7 +35,7 @@ def killed(workdir: Path, part: str, kills: int, seed: int = 0) -> tuple[str, in
     return killing.trajectory_hash(workdir), errors.count("killed a worker")
   rng, happened = random.Random(f"{part}/{seed}"), 0
   while happened < kills:
-    call, seconds = rng.randint(1, 5), rng.uniform(0, SECONDS[part])
+    call, seconds = rng.randint(1, CALLS[part]), rng.uniform(0, SECONDS[part])
     process = killing.start("tests.dying", _arguments(part, call, seconds, workdir), None)
     _, errors = process.communicate(timeout=900)
     if process.returncode == 0:

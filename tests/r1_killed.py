@@ -1,4 +1,4 @@
-"""A graph for tests that kill it: all kinds of stages in few steps; every third is saved."""
+"""The whole graph for tests that kill it: few steps of each stage; every third is saved."""
 
 from ml_collections import ConfigDict
 
@@ -6,14 +6,15 @@ from configs import r1_tiny
 
 
 def get_config() -> ConfigDict:
-  """The base reads worked solutions; all else is judged by processes of the scorers' pool."""
+  """The bases read worked solutions; all else is judged by processes of the scorers' pool."""
   config = r1_tiny.get_config()
-  config.stages = "base,r1_zero,cold_start,rl1"
-  config.base.update(steps=60, task="tiny", batch=6, length=96)
-  for stage in ("r1_zero", "rl1"):
+  for stage in ("base", "student_base"):
+    config[stage].update(steps=60, task="tiny", batch=6, length=96)
+  for stage in ("r1_zero", "rl1", "r1", "student_rl"):
     config[stage].iterations = 8
-  config.cold_start.samples.update(prompts=48, format=0.0)
-  config.cold_start.update(epochs=4, batch=2)
+  for stage in ("cold_start", "sft2", "distilled"):
+    config[stage].samples.update(prompts=48, format=0.0)
+    config[stage].update(epochs=4, batch=2)
   config.task = "isolated:tests.positive_task:Positive"
   config.save_every = 3
   config.evaluation.update(problems=2, samples=2)

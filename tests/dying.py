@@ -50,7 +50,7 @@ def _arm(part: str, call: int, seconds: float) -> None:
 
       trainer.roll_out, SlotEngine.generate = roll_out, either
     case "reward":
-      completions.score_each = dying(completions.score_each)
+      completions.score_dialogues = dying(completions.score_dialogues)
     case "update":
       trainer.Reinforcement.step = dying(trainer.Reinforcement.step)
     case "save":

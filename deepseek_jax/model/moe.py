@@ -14,6 +14,7 @@ from deepseek_jax.model.layers import FeedForward, matrix
 from deepseek_jax.ops import routing
 from deepseek_jax.ops.dispatch import expert_ffn
 from deepseek_jax.ops.precision import PLAIN, Precision
+from deepseek_jax.ops.reach import devices_per_token
 from deepseek_jax.sharding import flat, sharded_expert_ffn, unflat
 from deepseek_jax.types import Routing
 
@@ -59,4 +60,5 @@ class MoE(nn.Module):
     how: dict[str, Any] = {"implementation": self.dispatch, "precision": self.precision}
     if self.mesh is None:
       return expert_ffn(x_ND, weights_NA, routed.experts_NA, *stacks, routed=routed, **how)
+    how["reach"] = devices_per_token(self.config, self.mesh.shape["expert"])
     return sharded_expert_ffn(self.mesh, x_ND, weights_NA, routed.experts_NA, *stacks, **how)

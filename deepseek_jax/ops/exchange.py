@@ -18,6 +18,7 @@ round, R = P * C rows that a device receives in it. N are the tokens of a piece.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -53,17 +54,17 @@ class Exchange:
   own_experts: OwnExperts
 
 
-def measures(tokens: int, top_k: int, devices: int) -> tuple[int, int]:
-  """Pieces and tokens per round for even loads.
+def measures(tokens: int, reach: float, devices: int) -> tuple[int, int]:
+  """Pieces and tokens per round for even loads, where a token goes to `reach` of the devices.
 
   A round holds the mean number of a piece's tokens that are for another device, and a margin of
   twice its square root, by which even loads differ by chance. Where there are many their number is
   a multiple of 128: parts of other sizes took a TPU's compiler thirty times as long.
   """
-  most = -(-min(top_k, devices) * tokens // ROUND_ROWS)
+  most = math.ceil(reach * tokens / ROUND_ROWS)
   pieces = next(n for n in range(max(1, most), tokens + 1) if tokens % n == 0)
   piece = tokens // pieces
-  mean = piece * min(1.0, top_k / devices)
+  mean = piece * reach / devices
   even = int(mean + 2 * mean**0.5) + 1
   return pieces, min(piece, even if even < 128 else -(-even // 128) * 128)
 

@@ -18,7 +18,7 @@ import dataclasses
 from deepseek_jax.config import MLAConfig, ModelConfig
 from deepseek_jax.ops.blockwise import TILE
 from deepseek_jax.ops.exchange import ROUND_ROWS
-from deepseek_jax.plan.exchange import devices_per_token
+from deepseek_jax.ops.reach import devices_per_token
 from deepseek_jax.plan.memory import cache_bytes
 from deepseek_jax.plan.placement import Placed, exchanges
 from deepseek_jax.plan.workload import Workload

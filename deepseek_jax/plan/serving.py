@@ -11,7 +11,7 @@ which 7.3 MB at 160 GB/s are 46).
 import dataclasses
 
 from deepseek_jax.config import MLAConfig, ModelConfig
-from deepseek_jax.plan.exchange import devices_per_token, experts_touched
+from deepseek_jax.ops.reach import devices_per_token, experts_touched
 from deepseek_jax.plan.flops import flops_by_part, forward_flops, parameters
 from deepseek_jax.plan.memory import cache_bytes, weight_bytes
 from deepseek_jax.plan.roofline import Attained

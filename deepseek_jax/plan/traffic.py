@@ -15,7 +15,7 @@ network once per domain of fast links and then within it; an all-reduce is a sca
 import dataclasses
 
 from deepseek_jax.config import MLAConfig
-from deepseek_jax.plan.exchange import devices_per_token
+from deepseek_jax.ops.reach import devices_per_token
 from deepseek_jax.plan.footprint import local_tokens
 from deepseek_jax.plan.placement import exchanges, ways
 from deepseek_jax.plan.topology import Topology

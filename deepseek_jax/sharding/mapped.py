@@ -93,12 +93,14 @@ def sharded_expert_ffn(
   *,
   implementation: str = "auto",
   precision: Precision = PLAIN,
+  reach: float | None = None,
 ) -> jax.Array:
   """`ops.dispatch.expert_ffn` over a mesh: a device computes its own experts, for whoever chose
   them, on weights that are gathered.
 
   Tokens that all their mesh axes divide are exchanged over `expert`. Of fewer (rows being
-  decoded) each device computes its own experts on all, and the results are summed.
+  decoded) each device computes its own experts on all, and the results are summed. `reach` is of
+  how many devices a token is expected to have experts (`ops.reach`); by default as many as it may.
   """
   (tokens, top_k), E = experts_NA.shape, gate_EDF.shape[0]  # all tokens, all experts
   split = dividing(mesh, TOKENS, tokens)
@@ -106,7 +108,7 @@ def sharded_expert_ffn(
   stacks = [_expert_spec(mesh, w, name) for w, name in zip((gate_EDF, up_EDF, down_EFD), _STACKS)]
   here = tokens // ways(mesh, split)
   exchanging = peers > 1 and "expert" in split
-  pieces, per_round = measures(here, top_k, peers)
+  pieces, per_round = measures(here, min(top_k, peers, reach or peers), peers)
   routed = here // pieces * peers if exchanging else here  # of whose choices a device has some
 
   def own_experts(x_ND, weights_NA, experts_NA, stacks):

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import pytest
 
+from deepseek_jax.ops.reach import devices_per_token
 from deepseek_jax.plan.collectives import collectives
 from deepseek_jax.plan.compiled import lower_step
-from deepseek_jax.plan.exchange import devices_per_token
 from deepseek_jax.plan.footprint import local_tokens
 from deepseek_jax.plan.placement import exchanges
 from deepseek_jax.plan.topology import topology

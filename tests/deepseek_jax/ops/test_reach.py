@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deepseek_jax.config import MoEConfig
-from deepseek_jax.plan.exchange import devices_per_token, experts_touched
+from deepseek_jax.ops.reach import devices_per_token, experts_touched
 from deepseek_jax.presets import preset
 
 

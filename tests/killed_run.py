@@ -19,7 +19,7 @@ from tests.dying import PARTS
 
 MODULE, CONFIG = "experiments.r1", "--config=tests/r1_killed.py"
 SECONDS = {"rollout": 0.3, "reward": 0.05, "update": 0.3, "save": 0.1}
-CALLS = {"rollout": 7, "reward": 10, "update": 7, "save": 12}  # at most: ten kills reach far
+CALLS = {"rollout": 7, "reward": 7, "update": 7, "save": 12}  # at most: ten kills reach far
 
 
 def undisturbed(workdir: Path) -> str:

@@ -5,9 +5,10 @@ device that holds one or more of its experts; that device weighs and adds up wha
 sends one row back. So a token costs 2 D numbers for each such device, of which there are at most as
 many as it has choices, and with groups (2412.19437, section 2.1.2) as many as its groups lie on.
 
-Tokens are taken a piece at a time, which bounds the buffers. all_to_all exchanges parts of one
-size: C tokens of a piece for each device. What is beyond takes further rounds, as many as the
-devices agree on at run time; for even loads there is one. Nothing is ever dropped.
+Tokens are taken a piece at a time, which bounds the buffers: they have room for C tokens of a piece
+for each device. What is beyond takes further rounds, as many as the devices agree on at run time;
+for even loads there is one. Nothing is ever dropped. TPUs send the tokens that there are
+(ragged_all_to_all); elsewhere empty places travel too (all_to_all of parts of one size).
 
 No array is sorted or scattered: a compiler for TPUs takes long over either. A token's place in a
 device's list is a running count, and who has a place is found in it by bisection.
@@ -105,8 +106,9 @@ def _forward(how: Exchange, x_ND, weights_NA, experts_NA, stacks):
     p = _piece(how, *given)
 
     def turn(i: jax.Array, y_ND: jax.Array) -> jax.Array:
-      y_RD = how.own_experts(*_received(how, p, i), stacks)
-      return y_ND + _returned(how, p, i, y_RD)
+      r = _round(how, p, i)
+      y_RD = how.own_experts(*_received(how, p, r), stacks)
+      return y_ND + _returned(how, p, i, r, y_RD)
 
     return None, jax.lax.fori_loop(0, _rounds(how, p), turn, jnp.zeros(p.x_ND.shape, jnp.float32))
 
@@ -122,11 +124,12 @@ def _backward(how: Exchange, saved, dy_ND):
 
     def turn(i: jax.Array, carry: tuple) -> tuple:
       dx_ND, dw_NA, d_stacks = carry
-      x_RD, w_RA, e_RA = _received(how, p, i)
+      r = _round(how, p, i)
+      x_RD, w_RA, e_RA = _received(how, p, r)
       _, pull_back = jax.vjp(lambda x, w, s: how.own_experts(x, w, e_RA, s), x_RD, w_RA, stacks)
-      dx_RD, dw_RA, more = pull_back(_sent(how, _round(how, p, i), dy_ND))
-      dx_ND += _returned(how, p, i, dx_RD)
-      dw_NA += _returned(how, p, i, dw_RA)
+      dx_RD, dw_RA, more = pull_back(_sent(how, r, dy_ND))
+      dx_ND += _returned(how, p, i, r, dx_RD)
+      dw_NA += _returned(how, p, i, r, dw_RA)
       return dx_ND, dw_NA, jax.tree.map(lambda a, b: a + b.astype(a.dtype), d_stacks, more)
 
     found = (*_wide((p.x_ND, p.weights_NA)), d_stacks)
@@ -185,27 +188,36 @@ def _rounds(how: Exchange, p: _Piece) -> jax.Array:
   return jax.lax.pmax(-(-longest // how.per_round), how.agreeing)
 
 
-def _round(how: Exchange, p: _Piece, i: jax.Array) -> jax.Array:
-  """The tokens for each device in round i, token_PC; N for none."""
-  place_C = i * how.per_round + jnp.arange(how.per_round) + 1
-  return jax.vmap(lambda listed_N: jnp.searchsorted(listed_N, place_C))(p.listed_PN)
+class _Round(NamedTuple):
+  """A round's tokens for each device, N for none, and how many go to it and come from it."""
+
+  token_PC: jax.Array
+  going_P: jax.Array
+  coming_P: jax.Array
 
 
-def _sent(how: Exchange, token_PC: jax.Array, x_NX: jax.Array, fill: int = 0) -> jax.Array:
+def _round(how: Exchange, p: _Piece, i: jax.Array) -> _Round:
+  first = i * how.per_round
+  place_C = first + jnp.arange(how.per_round) + 1
+  token_PC = jax.vmap(lambda listed_N: jnp.searchsorted(listed_N, place_C))(p.listed_PN)
+  going_P = jnp.clip(p.listed_PN[:, -1] - first, 0, how.per_round)
+  return _Round(token_PC, going_P, _swapped(how, going_P))
+
+
+def _sent(how: Exchange, r: _Round, x_NX: jax.Array, fill: int = 0) -> jax.Array:
   """Rows of tokens from every device, x_RX; `fill` where there is none."""
-  x_PCX = x_NX.at[token_PC].get(mode="fill", fill_value=fill)
-  return _across(how, x_PCX).reshape(-1, x_NX.shape[1])
+  x_PCX = x_NX.at[r.token_PC].get(mode="fill", fill_value=fill)
+  return _across(how, x_PCX.reshape(-1, x_NX.shape[1]), r.going_P, r.coming_P)
 
 
-def _received(how: Exchange, p: _Piece, i: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-  token_PC = _round(how, p, i)
-  x_RD, weights_RA = (_sent(how, token_PC, x) for x in (p.x_ND, p.weights_NA))
-  return x_RD, weights_RA, _sent(how, token_PC, p.experts_NA, fill=-1)
+def _received(how: Exchange, p: _Piece, r: _Round) -> tuple[jax.Array, jax.Array, jax.Array]:
+  x_RD, weights_RA = (_sent(how, r, x) for x in (p.x_ND, p.weights_NA))
+  return x_RD, weights_RA, _sent(how, r, p.experts_NA, fill=-1)
 
 
-def _returned(how: Exchange, p: _Piece, i: jax.Array, y_RX: jax.Array) -> jax.Array:
+def _returned(how: Exchange, p: _Piece, i: jax.Array, r: _Round, y_RX: jax.Array) -> jax.Array:
   """The sum of a token's rows that came back in round i, y_NX, float32; a choice at a time."""
-  y_RX = _across(how, y_RX.reshape(-1, how.per_round, y_RX.shape[1])).reshape(y_RX.shape)
+  y_RX = _across(how, y_RX, r.coming_P, r.going_P)
   place_NA = p.place_NA - i * how.per_round
   here_NA = (p.place_NA >= 0) & (place_NA >= 0) & (place_NA < how.per_round)
   row_NA = jnp.where(here_NA, p.peer_NA * how.per_round + place_NA, len(y_RX))
@@ -218,6 +230,32 @@ def _returned(how: Exchange, p: _Piece, i: jax.Array, y_RX: jax.Array) -> jax.Ar
   return jax.lax.fori_loop(0, row_NA.shape[1], add, start)
 
 
-def _across(how: Exchange, x_PCX: jax.Array) -> jax.Array:
-  """What every device has for this one, by device."""
-  return jax.lax.all_to_all(x_PCX, how.axis, 0, 0, tiled=True)
+def _across(how: Exchange, x_RX: jax.Array, going_P, coming_P) -> jax.Array:
+  """What every device has for this one, its C rows after those of the device before it.
+
+  Of the rows for device p the first `going_P[p]` matter; where nothing came there is what was sent,
+  or zero.
+  """
+
+  def parts(x_RX, *_):
+    x_PCX = x_RX.reshape(-1, how.per_round, x_RX.shape[1])
+    return _swapped(how, x_PCX).reshape(x_RX.shape)
+
+  def ragged(x_RX, going_P, coming_P):
+    starts_P = jnp.arange(len(going_P)) * how.per_round
+    there_P = jnp.full_like(starts_P, jax.lax.axis_index(how.axis) * how.per_round)
+    sizes = (starts_P, going_P, there_P, coming_P)
+    sizes = (size.astype(jnp.int32) for size in sizes)
+    return jax.lax.ragged_all_to_all(x_RX, jnp.zeros_like(x_RX), *sizes, axis_name=how.axis)
+
+  if x_RX.shape[1] % _LANES:  # so little that it does not matter
+    return parts(x_RX)
+  return jax.lax.platform_dependent(x_RX, going_P, coming_P, tpu=ragged, default=parts)
+
+
+_LANES = 128  # of a TPU's tile
+
+
+def _swapped(how: Exchange, x_P: jax.Array) -> jax.Array:
+  """The p-th of every device, on device p."""
+  return jax.lax.all_to_all(x_P, how.axis, 0, 0, tiled=True)

@@ -1,5 +1,6 @@
 """V3's whole training step compiled by the TPU's compiler for a pod of 512 chips, without one."""
 
+import collections
 import importlib.util
 import json
 import os
@@ -44,9 +45,9 @@ pytestmark = [
 
 
 def test_it_fits_with_four_rows_a_chip(found):
-  """Beside 95.7 GB; MaxText's takes 77.1 (15.8 and 61.3) without MTP and group limits."""
-  assert found["fits"] and sum(found["sizes"]) < 77.1e9
-  assert found["host"] < 9 * 2**30
+  """At the worst moment, of 95.7 GB; and 8 GB do for the compiler."""
+  assert found["fits"] and sum(found["sizes"]) < 61e9
+  assert found["host"] < 8e9
 
 
 def test_no_whole_stack_of_experts_is_gathered(found):
@@ -58,9 +59,11 @@ def test_no_whole_stack_of_experts_is_gathered(found):
 
 
 def test_tokens_are_sent_to_the_devices_of_their_experts_and_back(found):
-  """Five passes of a layer (two forward, three backward); rounds have room for 640 where even loads
-  have 465, which is the price of parts of one size."""
-  exchanged = sum(one["sent"] for one in found["sent"] if one["kind"] == "all-to-all")
-  passes, copies, row = 59 * 5, 7.27, 7168 * 2
-  least = 16_384 * copies * row * passes
-  assert least < exchanged < 1.4 * least
+  """Five passes of a layer (two forward, three backward), in which only what there is travels:
+  buffers have room for 640 tokens where even loads have 471."""
+  kinds = collections.Counter(one["kind"] for one in found["sent"])
+  assert not kinds["all-to-all"] or kinds["ragged-all-to-all"]
+  room = sum(one["sent"] for one in found["sent"] if one["kind"] == "ragged-all-to-all")
+  passes, reach, row = 59 * 5, 7.36, 7168 * 2
+  least = 16_384 * reach * row * passes * 63 / 64
+  assert least < room < 1.4 * least

@@ -34,7 +34,7 @@ class Block(nn.Module):
     x_BTD = constrain_rows(self.mesh, x_BTD + attended)
     h_BTD = rms_norm(x_BTD, norm_scale(self, "ffn_norm_D", c.d_model), c.norm_eps)
     if not self.experts:
-      dense = FeedForward(c.d_model, c.dense_ff, c.std, precision, name="ffn")
+      dense = FeedForward(c.d_model, c.dense_ff, c.std, precision, self.mesh, name="ffn")
       return constrain_rows(self.mesh, x_BTD + dense(h_BTD)), (None, cache)
     assert c.moe is not None
     ffn = MoE(c.d_model, c.moe, c.std, self.compute.dispatch, self.mesh, precision, name="ffn")
@@ -45,9 +45,10 @@ class Block(nn.Module):
     """Dispatches on the kind of attention, which is data: the type of its configuration."""
     c = self.config
     devices = attention_split(self.mesh, x_BTD.shape[0], c.heads)
-    how = (self.compute.attention_block, precision_of(self.compute, self.mesh), devices)
+    precision = precision_of(self.compute, self.mesh)
+    how = (self.compute.attention_block, precision, devices, self.mesh)
     if isinstance(c.attention, MLAConfig):
-      mla = MLA(c.d_model, c.heads, c.attention, c.rope, c.std, *how, self.mesh, name="attention")
+      mla = MLA(c.d_model, c.heads, c.attention, c.rope, c.std, *how, name="attention")
       return mla(x_BTD, rotation, queries, keys, cache, index, self.absorbed)
     require(
       not splits_tokens(self.mesh, x_BTD.shape[1]),

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from deepseek_jax.config import GQAConfig, RopeConfig
 from deepseek_jax.model.cache import write
-from deepseek_jax.model.layers import matrix, norm_scale, rms_norm
+from deepseek_jax.model.layers import multiplied, norm_scale, rms_norm
 from deepseek_jax.ops.attention import attend
 from deepseek_jax.ops.linear import from_heads, to_heads
 from deepseek_jax.ops.precision import PLAIN, Precision
@@ -26,6 +26,7 @@ class GQA(nn.Module):
   block: int
   precision: Precision = PLAIN
   devices: tuple[int, int] = (1, 1)  # over which jit splits rows and heads
+  mesh: jax.sharding.Mesh | None = None
 
   @nn.compact
   def __call__(
@@ -48,15 +49,12 @@ class GQA(nn.Module):
       v_BSGK = jnp.swapaxes(cache["v_BGSU"].astype(x_BTD.dtype), 1, 2)
     scale = softmax_scale(self.rope, c.head_dim)
     out_BTHK = attend(q_BTHK, k_BSGK, v_BSGK, queries, keys, scale, self.block, self.devices)
-    out_HKD = matrix(self, "out_HKD", (self.heads, c.head_dim, D), self.std)
-    out_HKD = self.precision.operand(out_HKD, x_BTD.dtype)
-    return from_heads(out_BTHK, out_HKD, self.precision), cache
+    return multiplied(self, from_heads, out_BTHK, out_HKD=(self.heads, c.head_dim, D)), cache
 
   def _project(self, x_BTD: jax.Array, name: str, bias: str, heads: int) -> jax.Array:
     """One of the three projections, [B, T, heads, K]."""
     c = self.config
-    kernel = matrix(self, name, (self.d_model, heads, c.head_dim), self.std)
-    out = to_heads(x_BTD, self.precision.operand(kernel, x_BTD.dtype), self.precision)
+    out = multiplied(self, to_heads, x_BTD, **{name: (self.d_model, heads, c.head_dim)})
     if c.qkv_bias:
       shape = (heads, c.head_dim)
       out = out + self.param(bias, nn.initializers.zeros, shape, jnp.float32).astype(x_BTD.dtype)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from deepseek_jax.config import MLAConfig, RopeConfig, require
 from deepseek_jax.model.cache import write
-from deepseek_jax.model.layers import matrix, norm_scale, rms_norm
+from deepseek_jax.model.layers import matrix, multiplied, norm_scale, product_of, rms_norm
 from deepseek_jax.ops.attention import attend
 from deepseek_jax.ops.linear import from_heads, linear, to_heads
 from deepseek_jax.ops.low_rank import LowRank
@@ -37,7 +37,7 @@ class MLA(nn.Module):
   block: int
   precision: Precision = PLAIN
   devices: tuple[int, int] = (1, 1)  # over which jit splits rows and heads
-  mesh: jax.sharding.Mesh | None = None  # one that splits the tokens of a row
+  mesh: jax.sharding.Mesh | None = None
 
   @nn.compact
   def __call__(
@@ -84,13 +84,13 @@ class MLA(nn.Module):
       out_BTHU = sharded_ring(self.mesh, q, kv_BSX, k_up_CHK, v_up_CHU, queries, scale, self.block)
     else:
       q = jnp.concatenate([q_nope_BTHK, q_rope_BTHR], axis=-1)
-      k_nope = to_heads(latent_BSC, k_up, self.precision)
+      k_nope = product_of(self, to_heads, latent_BSC, {"k_up_CHK": k_up})
       k_rope = jnp.broadcast_to(rope_BSR[:, :, None], (*k_nope.shape[:3], c.rope_dim))
-      v_BSHU = to_heads(latent_BSC, v_up, self.precision)
+      v_BSHU = product_of(self, to_heads, latent_BSC, {"v_up_CHU": v_up})
       k = jnp.concatenate([k_nope, k_rope], axis=-1)
       out_BTHU = attend(q, k, v_BSHU, queries, keys, scale, self.block, self.devices)
-    out_HUD = self._matrix("out_HUD", (self.heads, c.v_dim, self.d_model), x_BTD)
-    return from_heads(out_BTHU, out_HUD, self.precision), cache
+    out = {"out_HUD": (self.heads, c.v_dim, self.d_model)}
+    return multiplied(self, from_heads, out_BTHU, **out), cache
 
   def _mix(self, q_BTHX, kv_BSX, queries: Span, keys: Span, scale: float) -> jax.Array:
     """Absorbed attention's weighted sums of latents [B, T, H, C]."""
@@ -126,32 +126,29 @@ class MLA(nn.Module):
     k_up, v_up = (w.merged() if isinstance(w, LowRank) else w for w in (k_up, v_up))
     return jnp.swapaxes(k_up, 0, 1), jnp.swapaxes(v_up, 0, 1)
 
-  def _linear(self, x: jax.Array, w: jax.Array) -> jax.Array:
-    return linear(x, w, self.precision)
-
   def _queries(
     self, x_BTD: jax.Array, rotation: tuple[jax.Array, jax.Array]
   ) -> tuple[jax.Array, jax.Array]:
     """The heads' position-free and rotated queries."""
     c, D, H = self.config, self.d_model, self.heads
-    if c.q_latent is None:
-      up = self._matrix("q_up_DHK", (D, H, c.nope_dim), x_BTD)
-      rope = self._matrix("q_rope_DHR", (D, H, c.rope_dim), x_BTD)
-      source = x_BTD
-    else:
-      latent_BTQ = self._linear(x_BTD, self._matrix("q_down_DQ", (D, c.q_latent), x_BTD))
+    source, letter = x_BTD, "D"
+    if c.q_latent is not None:
+      latent_BTQ = multiplied(self, linear, x_BTD, q_down_DQ=(D, c.q_latent))
       source = rms_norm(latent_BTQ, norm_scale(self, "q_norm_Q", c.q_latent), LATENT_EPS)
-      up = self._matrix("q_up_QHK", (c.q_latent, H, c.nope_dim), x_BTD)
-      rope = self._matrix("q_rope_QHR", (c.q_latent, H, c.rope_dim), x_BTD)
-    q_rope_BTHR = rotate(to_heads(source, rope, self.precision), *rotation, interleaved=True)
-    return to_heads(source, up, self.precision), q_rope_BTHR
+      letter = "Q"
+    size = source.shape[-1]
+    up = {f"q_up_{letter}HK": (size, H, c.nope_dim)}
+    rope = {f"q_rope_{letter}HR": (size, H, c.rope_dim)}
+    q_rope_BTHR = multiplied(self, to_heads, source, **rope)
+    q_nope_BTHK = multiplied(self, to_heads, source, **up)
+    return q_nope_BTHK, rotate(q_rope_BTHR, *rotation, interleaved=True)
 
   def _latent(
     self, x_BTD: jax.Array, rotation: tuple[jax.Array, jax.Array]
   ) -> tuple[jax.Array, jax.Array]:
     """The normed key/value latent and the rotated key that all heads share."""
     c, D = self.config, self.d_model
-    latent_BTC = self._linear(x_BTD, self._matrix("kv_down_DC", (D, c.kv_latent), x_BTD))
+    latent_BTC = multiplied(self, linear, x_BTD, kv_down_DC=(D, c.kv_latent))
     latent_BTC = rms_norm(latent_BTC, norm_scale(self, "kv_norm_C", c.kv_latent), LATENT_EPS)
-    rope_BTR = self._linear(x_BTD, self._matrix("k_rope_DR", (D, c.rope_dim), x_BTD))
+    rope_BTR = multiplied(self, linear, x_BTD, k_rope_DR=(D, c.rope_dim))
     return latent_BTC, rotate(rope_BTR[:, :, None], *rotation, interleaved=True)[:, :, 0]

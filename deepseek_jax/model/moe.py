@@ -15,7 +15,7 @@ from deepseek_jax.ops import routing
 from deepseek_jax.ops.dispatch import expert_ffn
 from deepseek_jax.ops.precision import PLAIN, Precision
 from deepseek_jax.ops.reach import devices_per_token
-from deepseek_jax.sharding import flat, sharded_expert_ffn, unflat
+from deepseek_jax.sharding import flat, on_own_tokens, sharded_expert_ffn, unflat
 from deepseek_jax.types import Routing
 
 
@@ -35,13 +35,14 @@ class MoE(nn.Module):
     c, D = self.config, self.d_model
     x_ND = flat(self.mesh, x_BTD)
     router_DE = matrix(self, "router_DE", (D, c.experts), self.std)
-    logits_NE = x_ND.astype(jnp.float32) @ router_DE
+    x32_ND = x_ND.astype(jnp.float32)
+    logits_NE = on_own_tokens(self.mesh, jnp.matmul, x32_ND, {"router_DE": router_DE})
     routed = routing.route(logits_NE, bias_E, c, self.precision.implementation)
     experts_NA, weights_NA = routed.experts_NA, routed.weights_NA.astype(x_BTD.dtype)
     out_ND = self._routed(x_ND, weights_NA, routed)
     if c.shared:
       width = c.shared * c.expert_ff
-      out_ND += FeedForward(D, width, self.std, self.precision, name="shared")(x_ND)
+      out_ND += FeedForward(D, width, self.std, self.precision, self.mesh, name="shared")(x_ND)
     valid_BT, scores_NE = segments_BT > 0, routing.affinities(logits_NE, c)
     report = Routing(
       load_LE=routing.load(routing.chosen_mask(experts_NA, c.experts), flat(self.mesh, valid_BT)),

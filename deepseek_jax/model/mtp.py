@@ -12,6 +12,7 @@ from deepseek_jax.config import ComputeConfig, ModelConfig
 from deepseek_jax.model.block import Block
 from deepseek_jax.model.layers import matrix, norm_scale, rms_norm
 from deepseek_jax.ops.oriented import product
+from deepseek_jax.sharding import on_own_tokens
 
 
 class MTPModule(nn.Module):
@@ -31,7 +32,8 @@ class MTPModule(nn.Module):
     left = rms_norm(embedded_BTD, norm_scale(self, "embed_norm_D", D), c.norm_eps)
     right = rms_norm(hidden_BTD, norm_scale(self, "hidden_norm_D", D), c.norm_eps)
     merge_WD = matrix(self, "merge_WD", (2 * D, D), c.std).astype(hidden_BTD.dtype)
-    x_BTD = product(jnp.concatenate([left, right], axis=-1), merge_WD)
+    merged_BTW = jnp.concatenate([left, right], axis=-1)
+    x_BTD = on_own_tokens(self.mesh, product, merged_BTW, {"merge_WD": merge_WD})
     block = Block(c, self.compute, self.mesh, c.moe is not None, self.absorbed, name="block")
     keys = span if keys is None else keys
     x_BTD, (report, cache) = block(x_BTD, bias_E, cache, rotation, span, keys, index)

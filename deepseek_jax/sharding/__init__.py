@@ -5,7 +5,8 @@ weights and optimiser state (ZeRO-3, 1910.02054); `expert` splits the experts, a
 is as `fsdp` does; `context` splits the tokens of a row, and weights likewise; `tensor` splits
 heads, feed-forwards and the vocabulary (Megatron, 1909.08053). XLA places every collective but
 those under shard_map: the exchange of tokens over `expert` (`sharded_expert_ffn`, ops/exchange.py),
-the ring over `context` (`sharded_ring`, ops/ring.py), and the loss's (`by_rows`).
+the ring over `context` (`sharded_ring`, ops/ring.py), weights gathered for products and their
+gradients added up (`on_own_tokens`), and the loss's (`by_rows`).
 
 An array is placed by the axis letters that end its name (the legend is in `types.py`) and by one
 table, `MESH_AXIS`. So parameters, their Adam moments, their EMA, batches and caches need no
@@ -21,6 +22,7 @@ from deepseek_jax.sharding.mapped import (
   balanced,
   by_rows,
   flat,
+  on_own_tokens,
   sharded_expert_ffn,
   sharded_ring,
   unflat,
@@ -53,6 +55,7 @@ __all__ = [
   "flat",
   "init_sharded",
   "make_mesh",
+  "on_own_tokens",
   "own_rows",
   "parameter_spec",
   "row_devices",

@@ -144,6 +144,56 @@ def sharded_expert_ffn(
   )(x_ND, weights_NA, experts_NA, gate_EDF, up_EDF, down_EFD)
 
 
+def on_own_tokens(
+  mesh: Mesh | None, fn: Callable[..., jax.Array], x: jax.Array, weights: dict[str, Any]
+) -> jax.Array:
+  """`fn(x, *weights)` with each device's own tokens and whole weights, but for `tensor`.
+
+  x is [B, T, ...], or [N, D] where each token is a row, as is what `fn` returns; weights are named
+  as the table names them. They are gathered, also once more for the gradient, so that none is kept
+  whole; its sum over devices lies as the weight does. XLA by itself sends twice as much where a
+  weight is split on two of its axes. Tokens that not all devices share (rows being decoded), and
+  weights with adapters or in FP8, are left to it.
+  """
+  own = all(isinstance(w, jax.Array) for w in weights.values())
+  if mesh is None or not own or all(mesh.shape[axis] == 1 for axis in SPLIT):
+    return fn(x, *weights.values())
+  tokens = P(entry_of(dividing(mesh, TOKENS, len(x)))) if x.ndim == 2 else tokens_spec(mesh, x)
+  if math.prod(ways(mesh, e) for e in tokens) < math.prod(mesh.shape[axis] for axis in TOKENS):
+    return fn(x, *weights.values())
+  specs = [_of_tokens(placement(mesh, name, w.shape)) for name, w in weights.items()]
+
+  @functools.partial(jax.checkpoint, policy=_is_no_gather, prevent_cse=False)
+  def body(x: jax.Array, *shards: jax.Array) -> jax.Array:
+    return fn(x, *map(_whole, shards, specs))
+
+  return jax.shard_map(
+    body,
+    mesh=mesh,
+    in_specs=(tokens, *specs),
+    out_specs=tokens,
+    axis_names=set(TOKENS),
+    check_vma=False,
+  )(x, *weights.values())
+
+
+def _is_no_gather(primitive: Any, *_: Any, **__: Any) -> bool:
+  """A policy of what is kept for the backward pass: all but what is gathered."""
+  return "all_gather" not in primitive.name
+
+
+def _of_tokens(spec: P) -> P:
+  """What a spec says of the mesh axes that split tokens."""
+  return P(*(entry_of(tuple(a for a in axes_of(entry) if a in TOKENS)) for entry in spec))
+
+
+def _whole(shard: jax.Array, spec: P) -> jax.Array:
+  for dim, entry in enumerate(spec):
+    if entry:
+      shard = jax.lax.all_gather(shard, entry, axis=dim, tiled=True)
+  return shard
+
+
 def by_rows(
   mesh: Mesh | None,
   fn: Callable[..., tuple[Any, jax.Array | None, Any]],
@@ -162,14 +212,10 @@ def by_rows(
   count = jax.tree.leaves(rows)[0].shape[0]
   split = dividing(mesh, TOKENS, count)
   here = P(entry_of(split))
-  placed = placement(mesh, "head_DV", head_DV.shape)
-  own = P(*(entry_of(tuple(a for a in axes_of(entry) if a in TOKENS)) for entry in placed))
+  own = _of_tokens(placement(mesh, "head_DV", head_DV.shape))
 
   def body(head_DV: jax.Array, *rows: Any) -> tuple[Any, Any, Any]:
-    for dim, entry in enumerate(own):
-      if entry:
-        head_DV = jax.lax.all_gather(head_DV, entry, axis=dim, tiled=True)
-    sums, dhead_DV, found = fn(head_DV, *rows)
+    sums, dhead_DV, found = fn(_whole(head_DV, own), *rows)
     if dhead_DV is not None:
       dhead_DV = _reduced(mesh, dhead_DV, split, own)
     return jax.lax.psum(sums, split), dhead_DV, found

@@ -13,6 +13,7 @@ from deepseek_jax import sharding
 from deepseek_jax.config import ConfigError
 from deepseek_jax.ops.dispatch import expert_ffn
 from deepseek_jax.ops.precision import Precision
+from deepseek_jax.plan.collectives import collectives
 from deepseek_jax.plan.flops import abstract_weights
 from deepseek_jax.plan.placement import abstract_mesh, placed
 from deepseek_jax.presets import preset
@@ -267,3 +268,58 @@ def test_attention_is_split_where_its_rows_and_heads_divide():
   assert sharding.attention_split(mesh, 8, 6) == (4, 2)
   assert sharding.attention_split(mesh, 6, 3) == (1, 1)
   assert sharding.attention_split(None, 8, 6) == (1, 1)
+
+
+@pytest.mark.parametrize(
+  "mesh",
+  [*MESHES.values(), MeshConfig(fsdp=2, context=4), MeshConfig(expert=2, context=2, tensor=2)],
+  ids=str,
+)
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_product_on_own_tokens_is_the_product_and_its_gradients(mesh, flat):
+  mesh = make_mesh(mesh)
+  x_BTD = jax.random.normal(jax.random.key(0), (8, 4, 16))
+  x = x_BTD.reshape(-1, 16) if flat else x_BTD
+  weights = [jax.random.normal(jax.random.key(n), (8, 16, 16)) / 4 for n in (1, 2)]
+
+  def loss(mesh, x, *weights):
+    def layer(x, weights):
+      named = dict(zip(("gate_DF", "down_FD"), weights))
+      return jnp.sin(sharding.on_own_tokens(mesh, lambda x, a, b: x @ a @ b, x, named)), None
+
+    return jnp.cos(jax.lax.scan(layer, x, weights)[0]).sum()
+
+  gradients = jax.jit(jax.value_and_grad(loss, argnums=(1, 2, 3)), static_argnums=0)
+  expected = gradients(None, x, *weights)
+  placed = [shard(mesh, w, name) for w, name in zip(weights, ("gate_DF", "down_FD"))]
+  found = gradients(mesh, x, *placed)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), found, expected)
+  kept = jax.eval_shape(lambda *args: jax.vjp(functools.partial(loss, mesh), *args)[1], x, *placed)
+  # What goes into eight layers, and the weights; on every device whole they would be larger.
+  assert max(leaf.size for leaf in jax.tree.leaves(kept)) <= 8 * x.size
+  assert 8 * x.size < 4 * weights[0].size
+
+
+def shard(mesh, w, name):
+  return jax.device_put(w, sharding.state_shardings(mesh, {name: w})[name])
+
+
+def test_a_weights_gradient_is_added_up_where_it_lies():
+  mesh, x_ND = make_mesh(MeshConfig(fsdp=2, expert=4)), jnp.ones((32, 16))
+  w_DF = shard(mesh, jnp.ones((16, 24)), "gate_DF")
+
+  def loss(x_ND, w_DF):
+    return jnp.sin(sharding.on_own_tokens(mesh, jnp.matmul, x_ND, {"gate_DF": w_DF})).sum()
+
+  where = jax.device_put(x_ND, jax.NamedSharding(mesh, P(sharding.TOKENS)))
+  text = jax.jit(jax.grad(loss, argnums=1)).lower(where, w_DF).compile().as_text()
+  sent = collectives(text, 8)
+  assert {one.kind for one in sent if one.sent} == {"all-gather", "reduce-scatter"}
+
+
+def test_tokens_that_not_all_devices_share_are_left_to_jit():
+  mesh, w_DF = make_mesh(MeshConfig(fsdp=8)), jnp.ones((16, 24))
+  traced = jax.make_jaxpr(lambda x: sharding.on_own_tokens(mesh, jnp.matmul, x, {"gate_DF": w_DF}))(
+    jnp.ones((4, 1, 16))
+  )
+  assert "shard_map" not in str(traced)

@@ -5,9 +5,10 @@ Reproduces: the stages of 2501.12948 (figure 2 and the students of section 2.4) 
   MTP). Unlike V3's, its problems are hidden from one another in a pack: see LOG.md.
 Hardware: two CPU cores.
 Command: python -m experiments.r1 --config=configs/r1_mini.py --workdir=runs/r1
-Result: 821 s and 1.8 GB on an AMD EPYC of 160 GFLOP/s in float32. At T = 1, pass@1 of seeds 0, 1, 2
-  is: base .311 .326 .320, r1_zero .805 .835 .800, r1 .830 .832 .839; student_base .176 .123 .211,
-  distilled .583 .345 .644, student_rl .489 .191 .408. The table is in the README.
+Result: 821 s and 1.8 GB on an AMD EPYC of 160 GFLOP/s in float32, 626 s on an Intel Xeon of 305. At
+  T = 1, pass@1 of seeds 0, 1, 2 is: base .311 .326 .320, r1_zero .805 .835 .800, r1 .830 .832 .839;
+  student_base .176 .123 .211, distilled .583 .345 .644, student_rl .489 .191 .408. The table is in
+  the README.
 """
 
 from ml_collections import ConfigDict

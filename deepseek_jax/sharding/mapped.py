@@ -147,16 +147,18 @@ def sharded_expert_ffn(
 def on_own_tokens(
   mesh: Mesh | None, fn: Callable[..., jax.Array], x: jax.Array, weights: dict[str, Any]
 ) -> jax.Array:
-  """`fn(x, *weights)` with each device's own tokens and whole weights, but for `tensor`.
+  """`fn(x, *weights)` with each device's own tokens and whole weights.
 
   x is [B, T, ...], or [N, D] where each token is a row, as is what `fn` returns; weights are named
   as the table names them. They are gathered, also once more for the gradient, so that none is kept
   whole; its sum over devices lies as the weight does. XLA by itself sends twice as much where a
-  weight is split on two of its axes. Tokens that not all devices share (rows being decoded), and
-  weights with adapters or in FP8, are left to it.
+  weight is split on two of its axes. Tokens that not all devices share (rows being decoded),
+  weights with adapters or in FP8, and all of it on a mesh with `tensor`, are left to it.
   """
-  own = all(isinstance(w, jax.Array) for w in weights.values())
-  if mesh is None or not own or all(mesh.shape[axis] == 1 for axis in SPLIT):
+  plain = all(isinstance(w, jax.Array) for w in weights.values())
+  if mesh is None or not plain or all(mesh.shape[axis] == 1 for axis in SPLIT):
+    return fn(x, *weights.values())
+  if mesh.shape["tensor"] > 1:  # it would be jit's inside; XLA's CPU then ends at bfloat16 sums
     return fn(x, *weights.values())
   tokens = P(entry_of(dividing(mesh, TOKENS, len(x)))) if x.ndim == 2 else tokens_spec(mesh, x)
   if math.prod(ways(mesh, e) for e in tokens) < math.prod(mesh.shape[axis] for axis in TOKENS):
@@ -172,7 +174,6 @@ def on_own_tokens(
     mesh=mesh,
     in_specs=(tokens, *specs),
     out_specs=tokens,
-    axis_names=set(TOKENS),
     check_vma=False,
   )(x, *weights.values())
 

@@ -272,7 +272,7 @@ def test_attention_is_split_where_its_rows_and_heads_divide():
 
 @pytest.mark.parametrize(
   "mesh",
-  [*MESHES.values(), MeshConfig(fsdp=2, context=4), MeshConfig(expert=2, context=2, tensor=2)],
+  [*MESHES.values(), MeshConfig(fsdp=2, context=4), MeshConfig(fsdp=2, expert=2, context=2)],
   ids=str,
 )
 @pytest.mark.parametrize("flat", [False, True])

@@ -43,9 +43,17 @@ def balanced(mesh: Mesh | None, tree: Any, back: bool = False) -> Any:
     mesh=mesh,
     in_specs=where,
     out_specs=where,
-    axis_names=set(TOKENS),
+    axis_names=_manual(mesh),
     check_vma=False,
   )(tree)
+
+
+def _manual(mesh: Mesh) -> set[str]:
+  """The axes that shard_map takes: all, or but for `tensor` those that split tokens.
+
+  All where they can be: XLA's CPU compiler ends at bfloat16 sums where an axis is left to jit.
+  """
+  return set(TOKENS if mesh.shape["tensor"] > 1 else mesh.axis_names)
 
 
 def flat(mesh: Mesh | None, x_BT: jax.Array) -> jax.Array:
@@ -77,7 +85,7 @@ def _reshaped(mesh: Any, x: jax.Array, like_BT: jax.Array, unflat: bool) -> jax.
     mesh=mesh,
     in_specs=together if unflat else apart,
     out_specs=apart if unflat else together,
-    axis_names=set(TOKENS),
+    axis_names=_manual(mesh),
     check_vma=False,
   )(x)
 
@@ -226,7 +234,7 @@ def by_rows(
     mesh=mesh,
     in_specs=(own, *(here for _ in rows)),
     out_specs=(P(), own, here),
-    axis_names=set(TOKENS),
+    axis_names=_manual(mesh),
     check_vma=False,
   )(head_DV, *rows)
 

@@ -64,7 +64,11 @@ Total hbm usage >= 117.34G:
 
 @pytest.mark.parametrize(
   ("mesh", "sampling"),
-  [(MeshConfig(fsdp=2, expert=4), None), (MeshConfig(data=4, tensor=2), SAMPLING)],
+  [
+    (MeshConfig(fsdp=2, expert=4), None),
+    (MeshConfig(fsdp=2, expert=2, context=2), None),
+    (MeshConfig(data=4, tensor=2), SAMPLING),
+  ],
 )
 def test_a_cpus_compiler_has_the_same_arguments(mesh, sampling):
   """Which pads nothing: what the planner keeps, and the batch."""
